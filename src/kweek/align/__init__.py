@@ -1,0 +1,1 @@
+"""Objectives beyond next-token: supervised chats, verifiable rewards, and the guards around them."""

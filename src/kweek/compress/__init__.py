@@ -1,0 +1,1 @@
+"""32 bits to 4: group quantisation with error compensation."""

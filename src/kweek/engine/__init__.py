@@ -1,0 +1,1 @@
+"""Generation and scoring behind the LanguageModel protocol."""

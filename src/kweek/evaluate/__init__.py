@@ -1,0 +1,1 @@
+"""Bits per byte, task accuracy with intervals, voting and forced-strategy controls."""

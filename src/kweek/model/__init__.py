@@ -1,0 +1,1 @@
+"""Networks in exportable layouts, Hugging Face and GGUF checkpoints, quantised layers."""

@@ -1,0 +1,1 @@
+"""Recipes: typed schema, stages, run folder, cache, resume, plan."""

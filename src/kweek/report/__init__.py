@@ -1,0 +1,1 @@
+"""The one renderer of records into one self-contained HTML file."""

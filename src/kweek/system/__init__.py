@@ -1,0 +1,1 @@
+"""Tools and the chat loop around a language model."""
