@@ -1,0 +1,76 @@
+"""What a network costs, counted from its shape alone.
+
+Convention: one addition or one multiplication is one FLOP, so a multiply-add is two. Counted are the matrix
+products: projections, feed-forward, head, and the two products of attention. Norms, rotations, activations,
+softmax and the embedding lookup are not (below 1% from width 128 on). The backward pass is twice the forward.
+`attention="causal"` counts the keys a token may see, on average (T + 1) / 2; `"full"` counts all T, which is what
+an operator-level counter sees because it ignores causality. `recomputation` adds what is computed twice:
+the flash-attention backward forms the scores once more, half of attention's forward (arXiv 2205.14135,
+algorithm 4). The optimiser is counted by the optimiser.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from kweek.model.config import ModelConfig
+
+AttentionCount = Literal["causal", "full"]
+
+
+def num_parameters(config: ModelConfig) -> dict[str, int]:
+    """Number of parameters by part, and `total`. A tied head counts once, as the embedding."""
+    attention = config.hidden_size * (2 * config.query_size + 2 * config.kv_size)
+    if config.qkv_bias:
+        attention += config.query_size + 2 * config.kv_size
+    norms = 2 * config.hidden_size + (2 * config.head_dim if config.qk_norm else 0)
+    parts = {
+        "embedding": config.vocab_size * config.hidden_size,
+        "attention": config.num_layers * attention,
+        "mlp": config.num_layers * 3 * config.hidden_size * config.intermediate_size,
+        "norm": config.num_layers * norms + config.hidden_size,
+        "head": 0 if config.tied_embeddings else config.vocab_size * config.hidden_size,
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+def num_matrix_parameters(config: ModelConfig) -> int:
+    """Parameters that multiply every token: projections, feed-forward and head, without the lookup."""
+    attention = config.hidden_size * (2 * config.query_size + 2 * config.kv_size)
+    mlp = 3 * config.hidden_size * config.intermediate_size
+    return config.num_layers * (attention + mlp) + config.vocab_size * config.hidden_size
+
+
+def num_attention_flops(config: ModelConfig, num_keys: float) -> float:
+    """FLOP of scores and weighted sum over all layers, for one query over `num_keys` keys."""
+    return 4.0 * config.num_layers * config.query_size * num_keys
+
+
+def num_flops_per_token(
+    config: ModelConfig,
+    context_length: int,
+    backward: bool = False,
+    *,
+    attention: AttentionCount = "causal",
+    recomputation: bool = False,
+) -> float:
+    """FLOP per token, averaged over a sequence of `context_length` tokens.
+
+    Args:
+        context_length: tokens per sequence (T).
+        backward: count forward and backward (three times the forward) instead of forward alone.
+        attention: "causal" counts (T + 1) / 2 keys per token, "full" counts T.
+        recomputation: with `backward`, also count the attention scores that are formed twice.
+    """
+    keys = (context_length + 1) / 2 if attention == "causal" else float(context_length)
+    attended = num_attention_flops(config, keys)
+    forward = 2.0 * num_matrix_parameters(config) + attended
+    if not backward:
+        return forward
+    return 3 * forward + (attended / 2 if recomputation else 0.0)
+
+
+def num_flops_decode(config: ModelConfig, position: int) -> float:
+    """FLOP to compute one token at `position` (from 0) when the keys before it are cached."""
+    return 2.0 * num_matrix_parameters(config) + num_attention_flops(config, position + 1)
