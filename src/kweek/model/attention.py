@@ -1,13 +1,13 @@
 """Causal self-attention with grouped key heads, rotary positions and optional norms on queries and keys.
 
 Shapes: B batch, T new tokens, S keys attended to, D width, H heads, K key heads, E head dimension,
-M = H + K heads that are rotated.
+Z = (H + 2K) E.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,49 +15,81 @@ from torch import Tensor, nn
 
 from kweek.model.cache import KVCache
 from kweek.model.config import ModelConfig
-from kweek.model.fused import FusedLinear, RMSNorm, rotate
+from kweek.model.fused import attend, project_heads
+from kweek.model.fused_linear import FusedLinear
+
+#: Longest sequence whose scores are kept for the backward pass on a CPU; beyond it flash attention does less work.
+MAX_KEPT_SCORES_TIME = {torch.float32: 256, torch.bfloat16: 1024}
+#: Added to a score that must not count. Finite, so that a row of padding that may attend to nothing has no NaN.
+FORBIDDEN = -1e9
 
 
 def inverse_frequencies(config: ModelConfig) -> Tensor:
     """Angle per position of each rotated pair, shape (E/2,), fp32 (RoFormer, arXiv 2104.09864, equation 15).
 
-    With `rope_scaling`, long wavelengths are stretched as in Llama 3.1 (arXiv 2407.21783, section 3.4.2 and
-    its reference code).
+    With `rope_scaling`, long wavelengths are stretched as in Llama 3.1 (its reference code, `apply_scaling`).
     """
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     plain = 1.0 / config.rope_theta**exponents
     scaling = config.rope_scaling
     if scaling is None:
         return plain
-    turns = scaling.original_max_positions * plain / (2 * math.pi)  # over the original context
+    turns = scaling.original_max_positions * plain / (2 * math.pi)  # made over the original context
     blend = (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency)
     blend = blend.clamp(0.0, 1.0)
     return (1 - blend) * plain / scaling.factor + blend * plain
 
 
-class Rotations:
-    """Cosines and sines by position, computed once and enlarged when a longer sequence comes.
+@dataclass(frozen=True)
+class Context:
+    """What all layers of one forward pass share.
 
-    The table of all positions a large checkpoint allows would take over 100 MB, so it grows by doubling.
+    Attributes:
+        cosine, sine: of the rotations, (T, E), or (B, 1, T, E) where rows differ; sine's first half negated.
+        bias: (B or 1, 1, T, T), 0 or `FORBIDDEN`, for attention that keeps its scores; else None.
+        mask: bool (B, 1, T, S), true where a query may attend; None for plain causal attention.
+        cache: keys and values of the tokens before, or None.
+        dtype: of the matrix products.
+    """
+
+    cosine: Tensor
+    sine: Tensor
+    bias: Tensor | None
+    mask: Tensor | None
+    cache: KVCache | None
+    dtype: torch.dtype
+
+
+class Tables:
+    """Rotations by position and causal biases by length, computed once.
+
+    The rotations of all positions a large checkpoint allows would take over 100 MB, so they grow by doubling.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         self._frequencies = inverse_frequencies(config)
-        self._table = torch.empty(2, 0, config.head_dim)
+        self._rotations: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._biases: dict[tuple[int, torch.dtype], Tensor] = {}
 
-    def __call__(self, num_positions: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of at least `num_positions` positions, each (positions, E), fp32.
+    def rotations(self, num_positions: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Cosine and sine of at least `num_positions` positions, (2, positions, E).
 
-        Both halves of E hold the same angles (NeoX pairing: dimension i turns with i + E/2); the sine's
-        first half is negated, so that a rotation is x * cosine + swapped(x) * sine.
+        Both halves of E hold the same angles (NeoX pairing: dimension i turns with i + E/2).
         """
-        if self._table.shape[1] < num_positions or self._table.device != device:
+        table = self._rotations.get((device, dtype))
+        if table is None or table.shape[1] < num_positions:
             size = max(64, 1 << (num_positions - 1).bit_length())
             angles = torch.outer(torch.arange(size, dtype=torch.float32), self._frequencies)
             cosine, sine = angles.cos(), angles.sin()
             table = torch.stack((torch.cat((cosine, cosine), -1), torch.cat((-sine, sine), -1)))
-            self._table = table.to(device)
-        return self._table[0], self._table[1]
+            self._rotations[device, dtype] = table = table.to(device, dtype)
+        return table
+
+    def causal_bias(self, time: int, dtype: torch.dtype) -> Tensor:
+        """(1, 1, T, T): 0 on and below the diagonal, `FORBIDDEN` above."""
+        if (time, dtype) not in self._biases:
+            self._biases[time, dtype] = torch.full((1, 1, time, time), FORBIDDEN, dtype=dtype).triu_(1)
+        return self._biases[time, dtype]
 
 
 class Attention(nn.Module):
@@ -70,30 +102,24 @@ class Attention(nn.Module):
         self.qkv_proj = FusedLinear(config.hidden_size, sizes, bias=config.qkv_bias)
         self.o_proj = nn.Linear(config.query_size, config.hidden_size, bias=False)
         if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_dim, config.norm_epsilon)
-            self.k_norm = RMSNorm(config.head_dim, config.norm_epsilon)
+            self.q_norm = nn.RMSNorm(config.head_dim, config.norm_epsilon)
+            self.k_norm = nn.RMSNorm(config.head_dim, config.norm_epsilon)
 
-    def forward(
-        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
-        """Attend; `rotation` is (cosine, sine) of shape (T, E) or (B, T, E), `mask` None for causal."""
-        config = self.config
-        qkv = self.qkv_proj(x_BTD).unflatten(-1, (-1, config.head_dim))
-        q_BTHE, k_BTKE, v_BTKE = qkv.split((config.num_heads, config.num_kv_heads, config.num_kv_heads), dim=2)
-        if config.qk_norm:
-            q_BTHE, k_BTKE = self.q_norm(q_BTHE), self.k_norm(k_BTKE)
-        cosine, sine = (table.unsqueeze(-2) for table in rotation)
-        q_BHTE = rotate(q_BTHE, cosine, sine).transpose(1, 2)
-        k_BKTE = rotate(k_BTKE, cosine, sine).transpose(1, 2)
-        v_BKTE = v_BTKE.transpose(1, 2)
-        options: dict[str, Any] = {"enable_gqa": config.num_heads != config.num_kv_heads}
-        if cache is not None:
-            k_BKSE, v_BKSE = cache.update(self.layer, k_BKTE, v_BKTE)
-            out = F.scaled_dot_product_attention(
-                q_BHTE, k_BKSE, v_BKSE, attn_mask=mask, is_causal=mask is None and q_BHTE.shape[2] > 1, **options
-            )
+    def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
+        """(B, T, D) to (B, T, D), in the dtype of `context`."""
+        config, dtype = self.config, context.dtype
+        bias = None if self.qkv_proj.bias is None else self.qkv_proj.bias.to(dtype)
+        qkv_BTZ = F.linear(x_BTD, self.qkv_proj.weight.to(dtype), bias)
+        gains = torch.stack((self.q_norm.weight, self.k_norm.weight)).to(dtype) if config.qk_norm else None
+        sizes = (config.num_heads, config.num_kv_heads, config.head_dim)
+        q, k, v = project_heads(qkv_BTZ, gains, context.cosine, context.sine, sizes, config.norm_epsilon)
+        if context.bias is not None:
+            out_BTZ = attend(q, k, v, context.bias)
         else:
-            out = F.scaled_dot_product_attention(
-                q_BHTE, k_BKTE, v_BKTE, attn_mask=mask, is_causal=mask is None, **options
-            )
-        return F.linear(out.transpose(1, 2).flatten(2), self.o_proj.weight)
+            if context.cache is not None:
+                k, v = context.cache.update(self.layer, k, v)
+            causal = context.mask is None and q.shape[2] > 1
+            shared = config.num_heads != config.num_kv_heads
+            out = F.scaled_dot_product_attention(q, k, v, context.mask, is_causal=causal, enable_gqa=shared)
+            out_BTZ = out.transpose(1, 2).flatten(2)
+        return F.linear(out_BTZ, self.o_proj.weight.to(dtype))

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from kweek.model.fused import RMSNorm
+from torch.nn import RMSNorm
 from kweek.model.network import Network
 
 

@@ -1,6 +1,6 @@
 """The decoder: embedding, blocks of attention and gated feed-forward, final norm, head.
 
-Shapes: B batch, T time, D width, E head dimension, F ffn, V vocabulary.
+Shapes: B batch, T time, S keys attended to, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kweek.model.attention import Attention, Rotations
+from kweek.model.attention import FORBIDDEN, MAX_KEPT_SCORES_TIME, Attention, Context, Tables
 from kweek.model.cache import KVCache
 from kweek.model.config import ModelConfig
-from kweek.model.fused import FusedLinear, RMSNorm, join_parts, swiglu
+from kweek.model.fused import feed_forward, rms_norm
+from kweek.model.fused_linear import FusedLinear, join_parts
 
 
 class FeedForward(nn.Module):
@@ -25,8 +26,8 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(size, config.hidden_size, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
-        return F.linear(swiglu(self.gate_up_proj(x_BTD)), self.down_proj.weight)
+        """(B, T, D) to (B, T, D), in the dtype of x."""
+        return feed_forward(x_BTD, self.gate_up_proj.weight, self.down_proj.weight)
 
 
 class Block(nn.Module):
@@ -34,17 +35,30 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        self.epsilon = config.norm_epsilon
         self.self_attn = Attention(config, layer)
         self.mlp = FeedForward(config)
-        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_epsilon)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.norm_epsilon)
 
-    def forward(
-        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
-        """(B, T, D) to (B, T, D); arguments as `Attention.forward`."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotation, mask, cache)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+    def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
+        """(B, T, D) to (B, T, D). The residual stream keeps its dtype, sub-layers use the context's."""
+        normed = rms_norm(x_BTD, self.input_layernorm.weight, self.epsilon, context.dtype)
+        x_BTD = x_BTD + self.self_attn(normed, context)
+        normed = rms_norm(x_BTD, self.post_attention_layernorm.weight, self.epsilon, context.dtype)
+        return x_BTD + self.mlp(normed)
+
+
+class Embedding(nn.Module):
+    """Rows by token id. Unlike `nn.Embedding` it does not spend time on random rows soon overwritten."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """(B, T) to (B, T, D)."""
+        return F.embedding(ids_BT, self.weight)
 
 
 class Decoder(nn.Module):
@@ -52,27 +66,39 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        # A plain parameter: nn.Embedding would spend seconds on random rows that are overwritten at once.
-        self.embed_tokens = nn.Module()
-        self.embed_tokens.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+        self.epsilon = config.norm_epsilon
+        self.embed_tokens = Embedding(config)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.norm = nn.RMSNorm(config.hidden_size, config.norm_epsilon)
+
+    def forward(self, ids_BT: Tensor, context: Context) -> Tensor:
+        """(B, T) to hidden states (B, T, D) after the final norm, in the context's dtype."""
+        x_BTD = self.embed_tokens(ids_BT)
+        for block in self.layers:
+            x_BTD = block(x_BTD, context)
+        return rms_norm(x_BTD, self.norm.weight, self.epsilon, context.dtype)
 
 
 class Network(nn.Module):
     """A language model in the Qwen3, Qwen2 or Llama layout.
 
     Parameters are fp32 and uninitialised until `initialise` or `load_model` fills them. `state_dict` has the
-    names of a Hugging Face checkpoint; internally q, k, v and gate, up are fused matrices.
+    names of a Hugging Face checkpoint; in memory q, k, v and gate, up are fused matrices.
+
+    Attributes:
+        compute_dtype: what matrix products, attention and the result are in. Parameters, their gradients and
+            the residual stream stay fp32; weights are cast once per forward pass. fp32 unless set, because
+            bf16 pays only on CPUs with AVX512-BF16 or AMX and on GPUs.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.compute_dtype = torch.float32
         self.model = Decoder(config)
         if not config.tied_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self._rotations = Rotations(config)
+        self._tables = Tables(config)
         for module in list(self.modules()):
             if any(isinstance(child, FusedLinear) for child in module.children()):
                 module.register_load_state_dict_pre_hook(join_parts)
@@ -91,7 +117,7 @@ class Network(nn.Module):
         cache: KVCache | None = None,
         num_tokens_B: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states after the final norm, (B, T, D).
+        """Hidden states after the final norm, (B, T, D), in `compute_dtype`.
 
         Args:
             ids_BT: token ids.
@@ -99,26 +125,38 @@ class Network(nn.Module):
             mask: None for causal attention, else bool (B, 1, T, T), true where a query may attend.
             cache: keys and values of the tokens before these; grown by this call. Excludes the two above.
             num_tokens_B: with a cache, how many of the T tokens of each row count; None counts all.
+
+        Raises:
+            ValueError: a cache together with positions or mask, or a cache that is full.
         """
+        time = ids_BT.shape[1]
         if cache is not None:
             if positions_BT is not None or mask is not None:
                 raise ValueError("with a cache, positions and mask follow from it")
-            positions_BT, mask = cache.begin(ids_BT.shape[1])
-        rotation = self._rotation(ids_BT, positions_BT)
-        x_BTD = F.embedding(ids_BT, self.model.embed_tokens.weight)
-        for block in self.model.layers:
-            x_BTD = block(x_BTD, rotation, mask, cache)
+            positions_BT, mask = cache.begin(time)
+        hidden_BTD: Tensor = self.model(ids_BT, self._context(ids_BT, positions_BT, mask, cache))
         if cache is not None:
-            cache.advance(ids_BT.shape[1] if num_tokens_B is None else num_tokens_B)
-        return self.model.norm(x_BTD)
+            cache.advance(time if num_tokens_B is None else num_tokens_B)
+        return hidden_BTD
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states, (..., D) to (..., V)."""
-        return F.linear(hidden, self.head_weight)
+        """Logits of hidden states, (..., D) to (..., V), in their dtype."""
+        return F.linear(hidden, self.head_weight.to(hidden.dtype))
 
-    def _rotation(self, ids_BT: Tensor, positions_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _context(
+        self, ids_BT: Tensor, positions_BT: Tensor | None, mask: Tensor | None, cache: KVCache | None
+    ) -> Context:
+        time, dtype, device = ids_BT.shape[1], self.compute_dtype, ids_BT.device
         if positions_BT is None:
-            cosine, sine = self._rotations(ids_BT.shape[1], ids_BT.device)
-            return cosine[: ids_BT.shape[1]], sine[: ids_BT.shape[1]]
-        cosine, sine = self._rotations(int(positions_BT.max()) + 1, ids_BT.device)
-        return cosine[positions_BT], sine[positions_BT]
+            cosine, sine = self._tables.rotations(time, device, dtype)[:, :time]
+        else:
+            table = self._tables.rotations(int(positions_BT.max()) + 1, device, dtype)
+            cosine, sine = table[:, positions_BT].unsqueeze(2)
+        bias = None
+        training = cache is None and torch.is_grad_enabled() and device.type == "cpu"
+        if training and time <= MAX_KEPT_SCORES_TIME.get(dtype, 0):
+            if mask is None:
+                bias = self._tables.causal_bias(time, dtype)
+            else:
+                bias = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, FORBIDDEN)
+        return Context(cosine, sine, bias, mask, cache, dtype)
