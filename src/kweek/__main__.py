@@ -1,0 +1,8 @@
+"""`python -m kweek`: the same as the command `kweek`."""
+
+from __future__ import annotations
+
+from kweek.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The command `kweek`: all verbs, and the one place where an error becomes a line and an exit status.
+
+Start-up matters (`kweek --help` in half a second): verbs import what they need when they are called.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from kweek import __version__
+from kweek.cli import plan, recipe, run
+from kweek.errors import Interrupted, KweekError
+
+EXIT_BUG, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="kweek",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Grow a language model from raw documents to an aligned, tool-using, 4-bit model.",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"kweek {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options before the verb; `main` has seen them already."""
+
+
+for _verb in (run, plan, recipe):
+    _verb.register(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 a fault of Kweek, 2 a user error, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in words
+    # Accepted anywhere, because an error is seen after the command was typed.
+    words = [word for word in words if word != "--debug"]
+    try:
+        app(words, standalone_mode=True)
+    except KweekError as error:
+        status, line = EXIT_USER, str(error)
+    except (Interrupted, KeyboardInterrupt):
+        status, line = EXIT_INTERRUPTED, ""
+    except BrokenPipeError:  # the reader of a pipe (`| head`) has left
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        status = EXIT_BUG
+        line = " ".join(str(error).split()) or type(error).__name__
+        if not _own(error):
+            line = f"{type(error).__name__}: {line} (a fault of Kweek; --debug shows where)"
+    else:
+        sys.exit(0)
+    if debug:
+        traceback.print_exc()
+    if line:
+        print(f"kweek: {line}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _own(error: Exception) -> bool:
+    """Whether the error is one whose text already says everything (`StageFailed`)."""
+    return type(error).__module__.startswith("kweek.")
