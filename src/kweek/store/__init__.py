@@ -1,1 +1,1 @@
-"""Files that survive a crash: the one writer, artifacts with a manifest, append-only records, the run lock."""
+"""Files that survive a crash: the one writer, artifacts with a manifest, append-only records, locks."""
