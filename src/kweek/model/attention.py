@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kweek.model.cache import KVCache
 from kweek.model.config import ModelConfig
 from kweek.model.fused import attend, project_heads
-from kweek.model.fused_linear import FusedLinear
+from kweek.model.linear import FusedLinear, Linear
 
 #: Longest sequence whose scores are kept for the backward pass on a CPU; beyond it flash attention does less work.
 MAX_KEPT_SCORES_TIME = {torch.float32: 256, torch.bfloat16: 1024}
@@ -100,7 +100,7 @@ class Attention(nn.Module):
         self.config, self.layer = config, layer
         sizes = {"q_proj": config.query_size, "k_proj": config.kv_size, "v_proj": config.kv_size}
         self.qkv_proj = FusedLinear(config.hidden_size, sizes, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(config.query_size, config.hidden_size, bias=False)
+        self.o_proj = Linear(config.query_size, config.hidden_size, bias=False)
         if config.qk_norm:
             self.q_norm = nn.RMSNorm(config.head_dim, config.norm_epsilon)
             self.k_norm = nn.RMSNorm(config.head_dim, config.norm_epsilon)

@@ -12,8 +12,17 @@ from kweek.model.config import Architecture, ModelConfig, RopeScaling
 _CLASS_NAMES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
 #: What `transformers` assumes when the key is absent, by layout.
 _MAX_POSITIONS = {"qwen3": 32_768, "qwen2": 32_768, "llama": 2_048}
+#: Likewise the ids of Llama's first tokenizer; the others have none.
+_TOKEN_IDS = {"llama": {"bos_token_id": 1, "eos_token_id": 2}}
 #: Keys that must be off: nothing here computes them.
-_MUST_BE_FALSY = ("mlp_bias", "use_bias", "logit_scale", "final_logit_softcapping", "num_experts", "add_cross_attention")
+_MUST_BE_FALSY = (
+    "mlp_bias",
+    "use_bias",
+    "logit_scale",
+    "final_logit_softcapping",
+    "num_experts",
+    "add_cross_attention",
+)
 
 
 def _unsupported(what: str, where: str) -> CheckpointError:
@@ -32,7 +41,12 @@ def _whole(document: Mapping[str, Any], key: str, where: str, default: int | Non
 
 
 def _real(value: Any, key: str, where: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not math.isfinite(value)
+        or value <= 0
+    ):
         raise CheckpointError(f"{key} is {value!r}, not a positive number", where=where)
     return float(value)
 
@@ -133,6 +147,7 @@ def config_from_hf(document: dict[str, Any], where: str = "config.json") -> Mode
     if architecture != "qwen2" or document.get("head_dim") is not None:
         head_dim = _whole(document, "head_dim", where, head_dim)
     theta, scaling = _rope(document, where, max_positions)
+    document = _TOKEN_IDS.get(architecture, {}) | document
     try:
         return ModelConfig(
             vocab_size=_whole(document, "vocab_size", where),

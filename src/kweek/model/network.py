@@ -13,7 +13,7 @@ from kweek.model.attention import FORBIDDEN, MAX_KEPT_SCORES_TIME, Attention, Co
 from kweek.model.cache import KVCache
 from kweek.model.config import ModelConfig
 from kweek.model.fused import feed_forward, rms_norm
-from kweek.model.fused_linear import FusedLinear, join_parts
+from kweek.model.linear import FusedLinear, Linear, join_parts
 
 
 class FeedForward(nn.Module):
@@ -23,7 +23,7 @@ class FeedForward(nn.Module):
         super().__init__()
         size = config.intermediate_size
         self.gate_up_proj = FusedLinear(config.hidden_size, {"gate_proj": size, "up_proj": size}, bias=False)
-        self.down_proj = nn.Linear(size, config.hidden_size, bias=False)
+        self.down_proj = Linear(size, config.hidden_size, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D), in the dtype of x."""
@@ -97,7 +97,7 @@ class Network(nn.Module):
         self.compute_dtype = torch.float32
         self.model = Decoder(config)
         if not config.tied_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self._tables = Tables(config)
         for module in list(self.modules()):
             if any(isinstance(child, FusedLinear) for child in module.children()):

@@ -1,4 +1,4 @@
-"""Several linear layers with one input, kept as one matrix in memory and apart on disk."""
+"""Linear layers as the network keeps them: uninitialised, and those with one input as one matrix."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` without its own initialisation, which costs seconds on a checkpoint and is overwritten."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
 
 
 class FusedLinear(nn.Module):
