@@ -1,0 +1,99 @@
+"""From a budget to a base model: every derived size with the rule that derived it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from kweek.model.config import ModelConfig
+
+GRID = (1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6.8, 8.2)  # steps of about a fifth
+TOKENS_PER_PARAMETER = 1.5  # at 1M parameters reading a story is learnt after about 1.5M tokens; see docs/log.md
+REFERENCE_WIDTH = 128  # where learning rates were tuned
+REFERENCE_TOKENS = 2.2e6  # and with how many tokens, at
+REFERENCE_BATCH = 512  # tokens per step
+MAX_LENGTH = 256  # tokens of context: four times the longest problem, and cheap attention
+
+
+@dataclass(frozen=True)
+class Derived:
+    """One derived quantity."""
+
+    name: str
+    value: Any
+    rule: str
+
+
+@dataclass(frozen=True)
+class BasePlan:
+    """Everything pretraining needs to know."""
+
+    config: ModelConfig
+    num_tokens: int
+    tokens_per_step: int
+    learning_rate_factor: float
+    target_flop: float
+
+    @property
+    def num_steps(self) -> int:
+        return max(1, self.num_tokens // self.tokens_per_step)
+
+
+def on_grid(value: float) -> float:
+    """The largest grid value at or below: noise in a measured speed then rarely changes a plan."""
+    exponent = math.floor(math.log10(value))
+    mantissa = value / 10**exponent
+    return max(g for g in GRID if g <= mantissa * (1 + 1e-9)) * 10**exponent
+
+
+def shape(width: int, vocab_size: int, eos_id: int) -> ModelConfig:
+    """A Qwen3 layout of a width: heads of 64, feed-forward of 8/3 widths, a layer per 32 of width (at least 4)."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=width,
+        intermediate_size=32 * math.ceil(8 * width / 3 / 32),
+        num_layers=max(4, width // 32),
+        num_heads=max(1, width // 64),
+        num_kv_heads=max(1, width // 64),
+        head_dim=64,
+        max_positions=1024,
+        eos_token_id=eos_id,
+        pad_token_id=eos_id,
+    )
+
+
+def width_for(flop: float, vocab_size: int, eos_id: int) -> int:
+    """The widest multiple of 64 whose `TOKENS_PER_PARAMETER` tokens per parameter fit into the budget."""
+    width = 64
+    while True:
+        wider = shape(width + 64, vocab_size, eos_id)
+        tokens = TOKENS_PER_PARAMETER * wider.num_parameters()["total"]
+        if tokens * wider.num_flops_per_token(MAX_LENGTH, backward=True) > flop:
+            return width
+        width += 64
+
+
+def plan_base(flop: float, vocab_size: int, eos_id: int, width: int | None = None) -> tuple[BasePlan, list[Derived]]:
+    """Size, tokens, batch and learning rate for a pretraining budget in FLOP."""
+    flop = on_grid(flop)
+    chosen = width or width_for(flop, vocab_size, eos_id)
+    config = shape(chosen, vocab_size, eos_id)
+    # The sequence length is warmed up, so the mean context is shorter than the last; 0.64 of it on average.
+    per_token = config.num_flops_per_token(int(0.64 * MAX_LENGTH), backward=True)
+    num_tokens = int(flop / per_token)
+    raw_batch = REFERENCE_BATCH * (num_tokens / REFERENCE_TOKENS) ** 0.383
+    tokens_per_step = max(MAX_LENGTH, MAX_LENGTH * round(raw_batch / MAX_LENGTH))
+    factor = (REFERENCE_WIDTH / chosen) * math.sqrt(tokens_per_step / REFERENCE_BATCH)
+    plan = BasePlan(config, num_tokens, tokens_per_step, factor, flop)
+    size_rule = "pinned by hand" if width else f"widest multiple of 64 with {TOKENS_PER_PARAMETER:g} tokens per parameter"
+    derived = [
+        Derived("compute", flop, "share of the budget for pretraining, down to a grid of steps of a fifth"),
+        Derived("width", chosen, size_rule),
+        Derived("layers", config.num_layers, "a layer per 32 of width, at least 4"),
+        Derived("parameters", config.num_parameters()["total"], "of the Qwen3 layout: heads of 64, feed-forward 8/3 widths"),
+        Derived("tokens", num_tokens, "compute over FLOP per token"),
+        Derived("tokens_per_step", tokens_per_step, "512 at 2.2M tokens, growing with tokens^0.383 (arXiv 2505.13738)"),
+        Derived("learning_rate", 2e-3 * factor, "matrices 2e-3 at width 128 and 512 tokens per step; 1/width, root of batch"),
+    ]
+    return plan, derived

@@ -1,0 +1,176 @@
+"""Stage `sft`: chats taught to the base model, at the best of some stated settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from kweek.align.sft import ChatBatches, chat_segments, initialise_special_rows
+from kweek.align.verifier import whole_number
+from kweek.data import stories
+from kweek.data.packing import keyed_generator
+from kweek.engine.engine import Engine
+from kweek.evaluate.problems import Asker, attempt
+from kweek.model.checkpoint import save_model
+from kweek.model.network import Network
+from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
+from kweek.recipe.materials import Mix, load, token_sources, validation_texts
+from kweek.recipe.pretraining import documents_bits, evaluate_bits
+from kweek.system.calculator import Calculator
+from kweek.tokenize.tokenizer import Tokenizer
+from kweek.train.optimiser import LearningRates, SplitOptimiser
+from kweek.train.schedule import WarmupStableDecay
+from kweek.train.trainer import StepResult, Trained, Trainer, fit
+
+TOKENS_PER_CHAT = 110  # mean of question and answer; for estimates only
+
+
+class Setting(BaseModel):
+    """One way to train: peak learning rate for all parameters and passes over the chats."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    learning_rate: float
+    epochs: int
+
+
+class Config(StageConfig):
+    """Settings of the stage."""
+
+    roles: ClassVar[Mapping[str, Role]] = {
+        "model": Role("the base model"),
+        "corpus": Role("documents that are replayed so that nothing is lost"),
+    }
+
+    threads: Literal[1, "all"] = setting(
+        1, doc="CPU threads: 1 or all", reason="two lines of alignment side by side use two cores better than one on both"
+    )
+    demonstrations: int = setting(2048, doc="number of chats", reason="enough to teach the format of each style", ge=8)
+    styles: tuple[stories.Style, ...] = setting(
+        ("direct", "reasoned", "tool"),
+        doc="how the answers are reached, in rotation",
+        reason="mixed demonstrations leave the choice of strategy to reinforcement",
+        min_length=1,
+    )
+    batch_size: int = setting(16, doc="chats per update", reason="the number of updates decides, so batches are small", ge=1)
+    settings: tuple[Setting, ...] = setting(
+        (
+            Setting(learning_rate=5e-4, epochs=2),
+            Setting(learning_rate=1e-3, epochs=2),
+            Setting(learning_rate=2e-3, epochs=1),
+        ),
+        doc="settings to try; the one with the best validation accuracy is kept",
+        reason="reinforcement must not be compared with a handicapped start",
+        min_length=1,
+    )
+    replay_tokens: int = setting(256, doc="tokens of pretraining text per update", reason="measured: abolishes the loss elsewhere", ge=0)
+    validation_problems: int = setting(
+        192, doc="held-out problems that settings are judged on", reason="tells settings apart that differ by ten points", ge=16
+    )
+
+
+def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Estimate:
+    """Cost of all settings together."""
+    base = inputs["model"]
+    chats = sum(s.epochs for s in config.settings) * config.demonstrations
+    updates = chats / config.batch_size
+    tokens = chats * TOKENS_PER_CHAT + updates * config.replay_tokens
+    flop = 6.5 * base["num_parameters"] * tokens
+    return Estimate(flop, flop / (0.7 * base["flop_per_second"]) + 6.0, 0.8e9, dict(base))
+
+
+def run(ctx: StageContext) -> None:
+    """Train every setting from the same start and keep the best."""
+    config: Config = ctx.config
+    network, tokenizer = load(ctx.inputs["model"])
+    chats = chat_segments(tokenizer, stories.demonstrations(f"sft/{ctx.seed}", config.demonstrations, config.styles))
+    replay = token_sources(ctx.inputs["corpus"], tokenizer, Mix(0.3, 200_000, f"replay/{ctx.seed}"))
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    total_steps = sum(_batches(config, s, chats, replay, tokenizer, ctx.seed).num_steps for s in config.settings)
+    ctx.records.rewind(lambda record: False)
+    best: tuple[float, dict[str, torch.Tensor]] | None = None
+    rows: list[dict[str, Any]] = []
+    done_steps = 0
+    for number, chosen in enumerate(config.settings):
+        network.load_state_dict(start)
+        initialise_special_rows(network, tokenizer, int(keyed_generator("rows", ctx.seed).integers(2**62)))
+        batches = _batches(config, chosen, chats, replay, tokenizer, ctx.seed)
+        offset = done_steps
+        totals = _train(ctx, network, chosen, batches, ctx.state / f"{number}.safetensors", offset, total_steps)
+        done_steps += batches.num_steps
+        accuracy = _validate(network, tokenizer, config.validation_problems)
+        ctx.ledger.add("sft", totals.flop, "fp32", tokens=totals.num_tokens)
+        rows.append({"name": f"setting {number + 1}", "accuracy": accuracy, **chosen.model_dump()})
+        if best is None or accuracy > best[0]:
+            best = (accuracy, {name: value.clone() for name, value in network.state_dict().items()})
+    assert best is not None
+    winner = max(range(len(rows)), key=lambda i: rows[i]["accuracy"])
+    for i, row in enumerate(rows):
+        ctx.records.append("setting", **row, chosen=i == winner)
+    network.load_state_dict(best[1])
+    bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
+    save_model(ctx.out, network, torch.float32)
+    tokenizer.save(ctx.out)
+    ctx.out.metrics.update(
+        validation_accuracy=best[0],
+        bits_per_byte=documents_bits(bits),
+        num_parameters=network.config.num_parameters()["total"],
+        demonstrations=config.demonstrations,
+    )
+
+
+def _batches(
+    config: Config, chosen: Setting, chats: Any, replay: Any, tokenizer: Tokenizer, seed: int
+) -> ChatBatches:
+    return ChatBatches(
+        chats,
+        batch_size=min(config.batch_size, len(chats)),
+        epochs=chosen.epochs,
+        seed=seed,
+        replay=replay if config.replay_tokens else (),
+        replay_tokens=config.replay_tokens,
+        eos_id=tokenizer.eos_id,
+    )
+
+
+def _train(
+    ctx: StageContext, network: Network, chosen: Setting, batches: ChatBatches, state: Path, offset: int, total: int
+) -> Trained:
+    """Train one setting, going on from its checkpoint; a finished one is only loaded."""
+    rate = chosen.learning_rate
+    optimiser = SplitOptimiser(network, LearningRates(rate, 3 * rate, rate, rate))
+    trainer = Trainer(network, optimiser)
+
+    def on_step(totals: Trained, result: StepResult, speed: float) -> None:
+        if totals.step % 5 == 0 or totals.step == 1:
+            ctx.records.append(
+                "train", step=offset + totals.step, tokens=totals.num_tokens, loss=result.loss,
+                learning_rate=rate, gradient_norm=result.gradient_norm, tokens_per_second=speed, flop=totals.flop,
+            )  # fmt: skip
+
+    def progress(done: float, _: float, note: str = "", **values: float) -> None:
+        ctx.progress(offset + done, total, note, **values)
+
+    totals = fit(
+        trainer,
+        batches,
+        batches.num_steps,
+        WarmupStableDecay(batches.num_steps, decay=1.0),
+        state=state,
+        on_step=on_step,
+        progress=progress,
+        should_stop=ctx.should_stop,
+    )
+    trainer.save(state, totals)
+    return totals
+
+
+def _validate(network: Network, tokenizer: Tokenizer, count: int) -> float:
+    """Greedy accuracy on held-out problems of the validation split."""
+    asker = Asker(tokenizer, whole_number, Calculator(tokenizer))
+    items = stories.problems("sft/validation", count, "validation")
+    outcomes = attempt(Engine(network), asker, items)
+    return sum(o[0].correct for o in outcomes) / len(outcomes)

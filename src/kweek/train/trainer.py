@@ -1,0 +1,191 @@
+"""The one training loop. It is blind to the algorithm: whoever builds a batch has written the weight of every token.
+
+The loss is the sum over tokens of weight times negative log-likelihood. Next-token training writes 1/n on
+each of n tokens, supervised chats write it on the assistant's tokens only, a policy gradient writes
+advantage/n on what was sampled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+
+from kweek.data.batches import Batch
+from kweek.errors import GuardError, Interrupted, StoreError
+from kweek.model.head import fused_cross_entropy
+from kweek.model.network import Network
+from kweek.protocols import Progress, ShouldStop, never, silent
+from kweek.store import files
+from kweek.train.optimiser import SplitOptimiser
+
+CHECKPOINT_SECONDS = 20.0  # a killed run loses at most this much; saving takes some milliseconds
+PROGRESS_SECONDS = 0.25  # faster than this a person cannot read
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one update measured. `loss` is the weighted sum in nats, `gradient_norm` before clipping.
+
+    `nll` holds each micro-batch's negative log-likelihood by token (B*T, nats), as the update saw it.
+    """
+
+    loss: float
+    gradient_norm: float
+    num_tokens: int
+    flop: float
+    nll: list[torch.Tensor]
+
+
+@dataclass
+class Trained:
+    """Running totals of a loop; `step` is the next step to do."""
+
+    step: int = 0
+    num_tokens: int = 0
+    flop: float = 0.0
+
+
+class Trainer:
+    """Network, optimiser and the arithmetic between them.
+
+    Args:
+        clip: the largest norm of the gradient; 1.0 is the field's common value.
+        compute_dtype: what the blocks compute in; weights and optimiser stay fp32.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        optimiser: SplitOptimiser,
+        *,
+        clip: float = 1.0,
+        compute_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.network, self.optimiser, self.clip, self.compute_dtype = network, optimiser, clip, compute_dtype
+
+    def step(self, batches: Sequence[Batch], factor: float) -> StepResult:
+        """One update at learning-rate `factor` on the summed loss of some micro-batches.
+
+        Raises:
+            GuardError: loss or gradient is not a number; the weights are still those of before the step.
+        """
+        value, flop, num_tokens, nll = 0.0, self.optimiser.num_flops_per_step(), 0, []
+        for batch in batches:
+            loss, nll_N = self.loss(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            value += loss.item()
+            num_tokens += batch.num_tokens
+            nll.append(nll_N)
+            num_flops = self.network.config.num_flops_per_token(batch.ids_BT.shape[1], backward=True)
+            flop += batch.ids_BT.numel() * num_flops
+        norm = float(torch.nn.utils.clip_grad_norm_(self.optimiser.parameters, self.clip))
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise GuardError(
+                f"the loss or its gradient is not finite (loss {value}, gradient norm {norm})",
+                fix="lower the learning rate or look at the data of this step; the last checkpoint is intact",
+            )
+        self.optimiser.step(factor)
+        return StepResult(value, norm, num_tokens, flop, nll)
+
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weighted loss (scalar) and the negative log-likelihood of every token (B*T, detached, nats)."""
+        with torch.autocast("cpu", self.compute_dtype, enabled=self.compute_dtype != torch.float32):
+            hidden_BTD = self.network(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask_B1TT)
+        return fused_cross_entropy(
+            hidden_BTD.flatten(0, 1),
+            self.network.head_weight,
+            batch.targets_BT.flatten(),
+            batch.weights_BT.flatten(),
+        )
+
+    def save(self, path: Path, totals: Trained, extra: dict[str, object] | None = None) -> None:
+        """Weights, optimiser state and position in one file, replaced atomically."""
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= self.optimiser.state()
+        about = {"step": totals.step, "num_tokens": totals.num_tokens, "flop": totals.flop, "extra": extra or {}}
+        data = save({k: v.contiguous() for k, v in tensors.items()}, metadata={"kweek": json.dumps(about)})
+        files.write_bytes(path, data)
+
+    def load(self, path: Path) -> tuple[Trained, dict[str, object]]:
+        """Go back to what `save` wrote."""
+        try:
+            tensors = load_file(path)
+            about = _metadata(path)
+        except Exception as error:
+            raise StoreError(
+                f"checkpoint cannot be read ({error})", where=str(path), fix="delete it to start this stage anew"
+            ) from error
+        self.network.load_state_dict(
+            {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
+        )
+        self.optimiser.load_state({n: v for n, v in tensors.items() if n.startswith("optimiser.")})
+        return Trained(about["step"], about["num_tokens"], about["flop"]), about["extra"]
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step a checkpoint goes on from; 0 when there is none."""
+    return int(_metadata(path)["step"]) if path.exists() else 0
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as handle:  # type: ignore[no-untyped-call]
+        return json.loads(handle.metadata()["kweek"])  # type: ignore[no-any-return]
+
+
+def fit(
+    trainer: Trainer,
+    batches: Callable[[int], Iterator[Batch]],
+    num_steps: int,
+    schedule: Callable[[int], float],
+    *,
+    state: Path | None = None,
+    on_step: Callable[[Trained, StepResult, float], None] | None = None,
+    progress: Progress = silent,
+    should_stop: ShouldStop = never,
+) -> Trained:
+    """Train for `num_steps`, resuming from `state` when it exists.
+
+    Args:
+        batches: gives the batches from a step on; a pure function of the step, so that resuming sees the same.
+        schedule: learning-rate factor by step.
+        state: checkpoint file; written every 20 seconds and when asked to stop, removed by nobody.
+        on_step: called after every update with totals, result and tokens per second since the last call.
+
+    Raises:
+        Interrupted: asked to stop; the checkpoint holds everything needed to go on.
+    """
+    totals = Trained()
+    if state is not None and state.exists():
+        totals, _ = trainer.load(state)
+    saved = shown = last = time.monotonic()
+    for batch in batches(totals.step):
+        if totals.step >= num_steps:
+            break
+        if should_stop():
+            if state is not None:
+                trainer.save(state, totals)
+            raise Interrupted
+        result = trainer.step([batch], schedule(totals.step))
+        totals = Trained(totals.step + 1, totals.num_tokens + result.num_tokens, totals.flop + result.flop)
+        now = time.monotonic()
+        speed = result.num_tokens / max(now - last, 1e-9)
+        if on_step is not None:
+            on_step(totals, result, speed)
+        last = time.monotonic()  # what a caller does between steps is not training time
+        if state is not None and now - saved > CHECKPOINT_SECONDS:
+            trainer.save(state, totals)
+            saved = now
+        if now - shown > PROGRESS_SECONDS:
+            rate = result.flop * speed / result.num_tokens
+            progress(totals.step, num_steps, loss=result.loss, tokens_per_second=speed, flop_per_second=rate)
+            shown = now
+    return totals
