@@ -91,8 +91,8 @@ def draw_plan(made: Plan, out: Path, console: Console) -> None:
             stage.name, stage.kind, _state(stage), str(stage.threads), *cost, style="dim" * stage.cached
         )
     console.print(table)
-    total = f"{format_flop(made.flop)}, {format_seconds(made.seconds)}, {format_bytes(made.memory_bytes)} of memory"
-    console.print(f"To do: {total}. Downloads: nothing.", highlight=False)
+    total = f"{format_flop(made.flop)}, {format_seconds(made.seconds)}, {format_bytes(made.memory_bytes)}"
+    console.print(f"To do: {total} of memory. Downloads: nothing.", highlight=False)
     peak = made.peak.fp32_flop_per_second
     console.print(f"This machine: {format_flop(peak)} per second in 32-bit, measured.", highlight=False)
     if made.forecast is not None:

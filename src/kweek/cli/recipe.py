@@ -1,4 +1,4 @@
-"""`kweek recipe`: which recipes there are, and every key of one with its value, default, meaning and reason."""
+"""`kweek recipe`: the recipes there are, and every key of one with value, default, meaning and reason."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ A stage is one module (`kweek.recipe.stages.<kind>`, or any importable module na
     def estimate(config, machine_peak, inputs) -> Estimate
     def external(config) -> str                     optional: fingerprint of what it reads outside the run
 
-`run` is called in a process of its own. It asks `ctx.should_stop()` between steps; when that is true it saves
-what it needs below `ctx.state` and raises `kweek.errors.Interrupted`. After a kill it is called again with the
-same `ctx.state`, and must then reach the same artifact to the bit.
+`run` is called in a process of its own. It asks `ctx.should_stop()` between steps; when that is true, it
+saves what it needs below `ctx.state` and raises `kweek.errors.Interrupted`. After a kill it is called again
+with the same `ctx.state`, and must then reach the same artifact to the bit.
 """
 
 from __future__ import annotations

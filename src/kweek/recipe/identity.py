@@ -113,7 +113,9 @@ def _matters(module: str, top: str) -> bool:
     """Whether the module may shape a result: of the stage's own package or of Kweek, but not of the frame."""
     if any(module == frame or module.startswith(f"{frame}.") for frame in _FRAME):
         return False
-    if module.startswith("kweek.recipe.") and module.split(".")[2] in _RECIPE_FRAME:
+    if module == "kweek.recipe" or (
+        module.startswith("kweek.recipe.") and module.split(".")[2] in _RECIPE_FRAME
+    ):
         return False
     return module.startswith(("kweek.", f"{top}."))
 

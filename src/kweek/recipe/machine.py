@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from kweek.compute.hardware import Peak, detect, measure_peak
 from kweek.errors import StoreError
 from kweek.recipe.folder import RunFolder
+from kweek.store.environment import describe_environment
 from kweek.store.files import read_json, write_json
 
 #: Measurements older than this are made again: machines are moved, throttled and upgraded.
@@ -17,10 +17,13 @@ _VALID_SECONDS = 86400.0
 
 
 def default_threads() -> int:
-    """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    """CPUs that this process may use, the quota of its container included."""
+    return detect().num_cores
+
+
+def _cpu() -> Any:
+    """The processor's name, without the import of torch that `detect` takes."""
+    return describe_environment()["cpu"]
 
 
 def _stored(folder: RunFolder) -> dict[str, Any]:
@@ -28,7 +31,7 @@ def _stored(folder: RunFolder) -> dict[str, Any]:
     try:
         found = read_json(folder.machine_json)
         age = time.time() - found["time"]
-        return found if 0 <= age < _VALID_SECONDS and found["machine"]["cpu"] == detect().cpu else {}
+        return found if 0 <= age < _VALID_SECONDS and found["cpu"] == _cpu() else {}
     except (StoreError, KeyError, TypeError):
         return {}
 
@@ -48,6 +51,7 @@ def machine_peaks(folder: RunFolder, threads: int) -> dict[int, Peak]:
             folder.machine_json,
             {
                 "time": stored.get("time", time.time()),
+                "cpu": _cpu(),
                 "machine": asdict(detect()),
                 "peaks": {str(count): asdict(peak) for count, peak in sorted(peaks.items())},
             },
