@@ -125,14 +125,24 @@ def load_model(folder: Path | str) -> Network:
         CheckpointError: an unsupported architecture, a missing, unexpected or misshapen tensor, a truncated
             or corrupt file.
     """
-    folder = Path(folder)
-    config = load_config(folder)
-    with TensorFolder(folder) as tensors:
-        _check_tensors(config, tensors)
+    with open_tensors(folder) as (config, tensors):
         network = Network(config)
         for name, target in network.state_dict().items():
-            target.copy_(_read(tensors, name))
+            target.copy_(read_weight(tensors, name))
     return network
+
+
+@contextmanager
+def open_tensors(folder: Path | str) -> Iterator[tuple[ModelConfig, TensorFolder]]:
+    """The config and the open tensors of a folder, once they are found to fit each other.
+
+    Raises:
+        CheckpointError: as `load_model`; no weights have been read then.
+    """
+    config = load_config(folder)
+    with TensorFolder(Path(folder)) as tensors:
+        _check_tensors(config, tensors)
+        yield config, tensors
 
 
 def _check_tensors(config: ModelConfig, tensors: TensorFolder) -> None:
@@ -169,7 +179,12 @@ def _check_tensors(config: ModelConfig, tensors: TensorFolder) -> None:
         raise CheckpointError(f"tensor {sorted(left)[0]} is not part of this architecture", where=where)
 
 
-def _read(tensors: TensorFolder, name: str) -> Tensor:
+def read_weight(tensors: TensorFolder, name: str) -> Tensor:
+    """One tensor by its plain name, dequantised where it is stored as 4-bit codes.
+
+    Raises:
+        CheckpointError: its parts contradict each other, or the file became unreadable.
+    """
     if name in tensors.shapes:
         return tensors.read(name)
     base = name.removesuffix(".weight")

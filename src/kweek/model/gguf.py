@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,26 +48,34 @@ def load_gguf(path: Path | str) -> tuple[Network, Tokenizer]:
     Raises:
         CheckpointError: a broken or truncated file, an unsupported architecture, tensor type or tokenizer.
     """
-    path = Path(path)
-    with GGUFFile(path) as file:
-        config = config_of(file)
-        shapes = tensor_shapes(config)
-        for name, shape in shapes.items():
-            info = file.tensors.get(gguf_name(name))
-            if info is None:
-                raise CheckpointError(f"tensor {gguf_name(name)} is missing", where=str(path))
-            if info.shape != shape:
-                raise CheckpointError(
-                    f"tensor {gguf_name(name)} is {info.shape} instead of {shape}", where=str(path)
-                )
-        known = {gguf_name(name) for name in shapes} | {_FREQUENCY_FACTORS}
-        if left := sorted(set(file.tensors) - known):
-            raise CheckpointError(f"tensor {left[0]} is not part of this architecture", where=str(path))
+    with open_gguf(path) as (config, file):
         tokenizer = Tokenizer.from_gguf(file.fields, name=str(path))
         network = Network(config)
         for name, target in network.state_dict().items():
-            target.copy_(_read(file, name, config))
+            target.copy_(read_weight(file, name, config))
     return network, tokenizer
+
+
+@contextmanager
+def open_gguf(path: Path | str) -> Iterator[tuple[ModelConfig, GGUFFile]]:
+    """The config and the open tensors of a GGUF file, once they are found to fit each other.
+
+    Raises:
+        CheckpointError: as `load_gguf`, but for the tokenizer; no weights have been read then.
+    """
+    path = Path(path)
+    with GGUFFile(path) as file:
+        config = config_of(file)
+        shapes = {gguf_name(name): shape for name, shape in tensor_shapes(config).items()}
+        for name, shape in shapes.items():
+            info = file.tensors.get(name)
+            if info is None:
+                raise CheckpointError(f"tensor {name} is missing", where=str(path))
+            if info.shape != shape:
+                raise CheckpointError(f"tensor {name} is {info.shape} instead of {shape}", where=str(path))
+        if left := sorted(set(file.tensors) - set(shapes) - {_FREQUENCY_FACTORS}):
+            raise CheckpointError(f"tensor {left[0]} is not part of this architecture", where=str(path))
+        yield config, file
 
 
 def gguf_name(name: str) -> str:
@@ -76,7 +86,8 @@ def gguf_name(name: str) -> str:
     return f"blk.{layer}.{_PARTS[part.replace('/', '.')]}.{kind}"
 
 
-def _read(file: GGUFFile, name: str, config: ModelConfig) -> Tensor:
+def read_weight(file: GGUFFile, name: str, config: ModelConfig) -> Tensor:
+    """One tensor by its Hugging Face name, dequantised to fp32, rows in Hugging Face's order."""
     tensor = torch.from_numpy(file.read(gguf_name(name)))
     if config.architecture == "llama" and ("q_proj" in name or "k_proj" in name):
         # llama.cpp turns neighbouring dimensions of a Llama head, Hugging Face those half a head apart.
