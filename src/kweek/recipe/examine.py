@@ -61,7 +61,14 @@ def examine(exam: Exam) -> dict[str, Any]:
             for o in held_out[:NUM_TRANSCRIPTS]
         ],
         "bits": {
-            source: {"value": r.value, "lo": r.lo, "hi": r.hi, "bytes": r.num_bytes, "documents": list(map(float, r.per_document))}
+            source: {
+                "value": r.value,
+                "lo": r.interval.lo,
+                "hi": r.interval.hi,
+                "bytes": r.num_bytes,
+                "document_bits": r.document_bits.tolist(),
+                "document_bytes": r.document_bytes.tolist(),
+            }
             for source, r in evaluate_bits(network, tokenizer, texts).items()
         },
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from kweek.data.packing import PackedMix, Source, keyed_generator
-from kweek.evaluate.bits import BitsPerByte, bits_per_byte
+from kweek.evaluate.bits import BitsPerByte, bits_per_byte, pool
 from kweek.model.initial import initialise
 from kweek.model.network import Network
 from kweek.protocols import Progress, ShouldStop, never, silent
@@ -75,8 +75,7 @@ def pretrain(
 
 def documents_bits(by_source: Mapping[str, BitsPerByte]) -> float:
     """Bits per byte over all human documents: total bits over total bytes, generated tasks left out."""
-    human = [result for source, result in by_source.items() if source != TASKS]
-    return sum(r.bits for r in human) / sum(r.num_bytes for r in human)
+    return pool([result for source, result in by_source.items() if source != TASKS]).value
 
 
 def evaluate_bits(network: Network, tokenizer: Tokenizer, texts: Mapping[str, list[str]]) -> dict[str, BitsPerByte]:

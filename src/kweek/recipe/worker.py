@@ -7,7 +7,6 @@ stop at the next safe point; the end of standard input means that the parent is 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import math
 import os
@@ -26,6 +25,7 @@ from kweek.errors import Interrupted, KweekError, StoreError
 from kweek.recipe.budget import Budget
 from kweek.recipe.context import StageContext
 from kweek.recipe.folder import RunFolder
+from kweek.recipe.lifeline import die_with_parent
 from kweek.recipe.process import PARENT_VARIABLE, STOP_WORD
 from kweek.recipe.registry import load_kind
 from kweek.recipe.schema import parse_stage
@@ -39,18 +39,6 @@ EXIT_DONE, EXIT_BUG, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 130
 _PROGRESS_EVERY = 0.2
 #: Seconds between two savings of the cost so far: what a kill may leave uncounted.
 _LEDGER_EVERY = 5.0
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent() -> None:
-    """On Linux, have the kernel kill this process when its parent dies; elsewhere the lifeline does."""
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None:
-        return
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != int(parent):  # it died before the call above
-            os._exit(EXIT_BUG)
 
 
 class Channel:
@@ -197,7 +185,9 @@ def run_stage(folder: RunFolder, name: str, channel: Channel, should_stop: Stop)
 
 def main(arguments: list[str]) -> int:
     """Run the stage named on the command line; the exit status says how it ended."""
-    die_with_parent()
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is not None:
+        die_with_parent(int(parent))
     channel, stop = Channel(), Stop()
     stop.listen()
     folder, name = RunFolder(Path(arguments[0])), arguments[1]

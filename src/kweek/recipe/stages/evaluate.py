@@ -6,11 +6,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
+from kweek.evaluate.bits import BitsPerByte
+from kweek.evaluate.bits import compare as compare_bits
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.examine import VOTES, Exam, examine
 from kweek.recipe.jobs import side_by_side
 from kweek.recipe.verdict import verdict
-from kweek.stats.intervals import mean_interval, wilson
+from kweek.stats.intervals import Interval, mean_interval, wilson
 from kweek.stats.paired import paired_difference
 
 Reports = Mapping[str, dict[str, Any]]
@@ -178,10 +182,21 @@ def _comparisons(ctx: StageContext, config: Config, reports: Reports) -> None:
     for small, large in config.quantized.items():
         if small in reports and large in reports:
             compare("4 bits", large, small, "accuracy", reports[large]["held_out"]["correct"], reports[small]["held_out"]["correct"])
-    chain = ["base", *(name for name in reports if name != "base")]
-    for name in chain[1:]:
-        for source in reports["base"]["bits"]:
-            compare(
-                f"what {name} lost on {source}", "base", name, "bits per byte",
-                reports["base"]["bits"][source]["documents"], reports[name]["bits"][source]["documents"],
-            )  # fmt: skip
+    for name in (name for name in reports if name != "base"):
+        for source, bits in reports["base"]["bits"].items():
+            found = compare_bits(_measured(reports[name]["bits"][source]), _measured(bits))
+            ctx.records.append(
+                "paired", name=f"what {name} lost on {source}", a="base", b=name, metric="bits per byte", **found._asdict()
+            )
+
+
+def _measured(bits: Mapping[str, Any]) -> BitsPerByte:
+    """Bits per byte from an examination's plain data."""
+    return BitsPerByte(
+        sum(bits["document_bits"]),
+        bits["bytes"],
+        0,
+        Interval(bits["value"], bits["lo"], bits["hi"]),
+        np.asarray(bits["document_bits"], np.float64),
+        np.asarray(bits["document_bytes"], np.int64),
+    )

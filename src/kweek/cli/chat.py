@@ -1,0 +1,197 @@
+"""`kweek chat`: talk to a model that a run grew, or to any model folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from kweek.system.familiarity import Familiarity
+    from kweek.system.session import PieceKind, Reply, Session
+
+#: Which stage's model is the last word of a run, best first.
+_PREFERRED = ("quantize", "reinforce", "sft", "pretrain")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command("chat")(chat)
+
+
+def chat(
+    where: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A run folder or a model folder.")],
+    message: Annotated[str | None, typer.Option("-m", "--message", help="Ask this once and leave.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Stage of the run whose model to use.")] = None,
+    temperature: Annotated[float, typer.Option(help="0: the most likely answer, the same every time.", min=0)] = 0.0,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON (with -m).")] = False,
+) -> None:
+    """Talk to a model; its thinking and its tool calls are shown as they happen.
+
+    Examples: kweek chat runs/laptop · kweek chat runs/laptop -m "What is 12+7?" --json · kweek chat models/smollm2-135m
+    """
+    from kweek.errors import ConfigError
+
+    if as_json and message is None:
+        raise ConfigError("--json needs a message", fix='add -m "your question"')
+    folder, grown = _resolve(where, model)
+    session, familiar = _open(folder, grown, temperature, max_tokens, seed)
+    if message is not None:
+        _once(session, familiar, message, as_json)
+        return
+    _converse(session, familiar, folder)
+
+
+def _resolve(where: Path, stage: str | None) -> tuple[Path, bool]:
+    """The model folder meant, and whether one of our recipes grew it."""
+    from kweek.errors import ConfigError
+    from kweek.recipe.folder import RunFolder
+    from kweek.recipe.registry import nearest
+    from kweek.store.files import read_json
+
+    if not where.exists():
+        raise ConfigError("no such folder", where=str(where), fix="name a run folder or a model folder")
+    run = RunFolder(where)
+    if not run.summary_json.exists():
+        if stage is not None:
+            raise ConfigError("--model is for run folders", where=str(where), fix="name the model folder itself")
+        return where, False
+    done = {s["name"]: s["kind"] for s in read_json(run.summary_json)["stages"] if s["status"] in ("done", "cached")}
+    models = [name for name in done if done[name] in _PREFERRED]
+    if stage is None:
+        for kind in _PREFERRED:
+            found = [name for name in models if done[name] == kind]
+            if found:
+                return run.artifact(found[0]), True
+        raise ConfigError("this run has no finished model yet", where=str(where), fix=f"kweek run --out {where}")
+    if stage not in models:
+        raise ConfigError(f"no finished model {stage!r} in this run", where=str(where), fix=nearest(stage, models))
+    return run.artifact(stage), True
+
+
+def _open(
+    folder: Path, grown: bool, temperature: float, max_tokens: int, seed: int
+) -> tuple[Session, Familiarity | None]:
+    from kweek.data import stories
+    from kweek.engine.engine import Engine
+    from kweek.model.checkpoint import load_model
+    from kweek.system.calculator import Calculator
+    from kweek.system.familiarity import Familiarity
+    from kweek.system.session import Session
+    from kweek.tokenize.tokenizer import Tokenizer
+
+    network, tokenizer = load_model(folder), Tokenizer.load(folder)
+    engine = Engine(network)
+    tool = Calculator(tokenizer) if {"<tool>", "<result>", "</result>"} <= set(tokenizer.special) else None
+    session = Session(engine, tokenizer, network.config.max_positions, tool, temperature, max_tokens, seed)
+    familiar = None
+    if grown:
+        known = [item.question for item in stories.problems("familiar", 96, "validation", share_sums=0.2)]
+        phrases = [question for question, _ in stories.SMALL_TALK]
+        familiar = Familiarity.of(engine, tokenizer, known, phrases)
+    return session, familiar
+
+
+def _outside(session: Session, familiar: Familiarity | None, text: str) -> str | None:
+    if familiar is None:
+        return None
+    ratio = familiar.outside(session.model, session.tokenizer, text)
+    if ratio is None:
+        return None
+    return (
+        f"This lies outside what the model was taught (it is {ratio:.1f} times as surprised as by the strangest "
+        "question of the kind it knows): do not trust the answer."
+    )
+
+
+def _once(session: Session, familiar: Familiarity | None, message: str, as_json: bool) -> None:
+    warning = _outside(session, familiar, message)
+    if not as_json:
+        if warning:
+            print(warning, file=sys.stderr)
+        session.ask(message, _Printer())
+        print()
+        return
+    reply = session.ask(message)
+    print(json.dumps(_as_json(reply, warning), ensure_ascii=False))
+
+
+def _as_json(reply: Reply, warning: str | None) -> dict[str, object]:
+    return {
+        "content": reply.content,
+        "reasoning_content": reply.reasoning,
+        "stop_reason": reply.stop_reason,
+        "outside": warning is not None,
+        "usage": {
+            "prompt_tokens": reply.num_prompt_tokens,
+            "completion_tokens": reply.num_new_tokens,
+            "flop": reply.flop,
+            "seconds": reply.seconds,
+        },
+    }
+
+
+class _Printer:
+    """Writes pieces as they come; thinking is dim and tool calls stand out on a terminal, marked in words elsewhere."""
+
+    _STYLES = {"thinking": "\033[2m", "tool": "\033[36m", "result": "\033[36;1m", "answer": ""}
+    _WORDS = {"thinking": "", "tool": " [calculator: ", "result": " = ", "answer": "\n"}
+
+    def __init__(self) -> None:
+        self._kind: PieceKind | None = None
+        self._colour = sys.stdout.isatty()
+
+    def __call__(self, kind: PieceKind, text: str) -> None:
+        if kind != self._kind:
+            if self._kind == "result":
+                sys.stdout.write("]")
+            if self._kind is not None or kind == "tool":
+                sys.stdout.write(self._WORDS[kind])
+            if self._colour:
+                sys.stdout.write("\033[0m" + self._STYLES[kind])
+            self._kind = kind
+        sys.stdout.write(text)
+        if self._colour and kind == "answer":
+            sys.stdout.write("\033[0m")
+        sys.stdout.flush()
+
+
+def _converse(session: Session, familiar: Familiarity | None, folder: Path) -> None:
+    """Ask and answer until the end of input."""
+    from kweek.compute.flops import format_flop
+    from kweek.data import stories
+    from kweek.errors import KweekError
+
+    print(f"Chatting with {folder}. An empty line or Ctrl-D leaves; /new starts afresh.")
+    if familiar is not None:
+        print("It was taught to count in short stories. For example:")
+        examples = stories.problems("examples", 3, "test", levels=(1, 2, 3))
+        for item in examples:
+            print(f"  {item.question}")
+    while True:
+        try:
+            text = input("\n> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if not text:
+            return
+        if text == "/new":
+            session.messages.clear()
+            continue
+        if warning := _outside(session, familiar, text):
+            print(f"({warning})")
+        try:
+            reply = session.ask(text, _Printer())
+        except KweekError as error:
+            print(error)
+            continue
+        note = f"{reply.num_new_tokens} tokens, {format_flop(reply.flop)}, {reply.seconds:.1f} s"
+        if reply.forgotten:
+            note += f"; {reply.forgotten} earlier messages no longer fit and were forgotten"
+        print(f"\n[{note}]")
