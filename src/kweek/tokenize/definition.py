@@ -157,7 +157,7 @@ def split_pattern(definition: Definition) -> str | None:
 def plain_ranks(definition: Definition) -> dict[bytes, int] | None:
     """Token bytes to id where the definition is a plain byte-level BPE whose ids are in merge order.
 
-    Plain means: all 256 bytes, every other token a merge of two, no dropout, no normaliser but NFC. Then
+    Plain means: every token of more than one byte a merge of two, no dropout, no normaliser but NFC. Then
     "merge the adjacent pair whose union has the lowest id" (tiktoken) says the same as the list of merges.
     None where any of this fails; such a tokenizer is left to the `tokenizers` library.
     """
@@ -169,9 +169,8 @@ def plain_ranks(definition: Definition) -> dict[bytes, int] | None:
     if definition.get("normalizer") not in (None, {"type": "NFC"}):
         return None
     vocabulary: dict[str, int] = model["vocab"]
-    ranks = {bytes([byte]): vocabulary.get(spell(bytes([byte])), -1) for byte in range(256)}
-    if min(ranks.values()) < 0:
-        return None
+    spelled = {bytes([byte]): spell(bytes([byte])) for byte in range(256)}
+    ranks = {byte: vocabulary[piece] for byte, piece in spelled.items() if piece in vocabulary}
     last = -1
     for left, right in merge_pairs(definition):
         joined = unspell(left + right)

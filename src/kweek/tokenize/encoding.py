@@ -6,8 +6,10 @@ Both read ordinary text only: no string, however it looks, becomes a control tok
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import tiktoken
@@ -41,9 +43,17 @@ class TiktokenEncoder:
         ranks: bytes of a token to its id; the id is also its rank.
         pattern: split pattern.
         normalise: whether text is brought to NFC first, as Qwen's tokenizers ask.
+        library: encodes the texts with a character whose bytes the vocabulary lacks.
+
+    Raises:
+        ValueError: the pattern is not one that tiktoken reads, or too many bytes are missing.
     """
 
-    def __init__(self, ranks: Mapping[bytes, int], pattern: str, *, normalise: bool) -> None:
+    def __init__(
+        self, ranks: Mapping[bytes, int], pattern: str, *, normalise: bool, library: LibraryEncoder
+    ) -> None:
+        self._unwritable = _unwritable({byte for byte in range(256) if bytes([byte]) not in ranks})
+        self._library = library
         self._encoding = tiktoken.Encoding(
             "kweek", pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens={}
         )
@@ -55,6 +65,8 @@ class TiktokenEncoder:
         return list(windows(text))
 
     def encode(self, text: str) -> list[int]:
+        if self._unwritable and self._unwritable.search(text):
+            return self._library.encode(text)
         pieces = self._prepared(text)
         if len(pieces) == 1:
             return self._encoding.encode_ordinary(pieces[0])
@@ -63,10 +75,28 @@ class TiktokenEncoder:
     def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
         if threads == 1:
             return [self.encode(text) for text in texts]
-        prepared = [self._prepared(text) for text in texts]
-        flat = self._encoding.encode_ordinary_batch([p for ps in prepared for p in ps], num_threads=threads)
-        parts = iter(flat)
-        return [[index for _ in pieces for index in next(parts)] for pieces in prepared]
+        with ThreadPoolExecutor(threads) as pool:  # tiktoken lets go of the interpreter lock
+            return list(pool.map(self.encode, texts))
+
+
+def _unwritable(missing: set[int]) -> re.Pattern[str] | None:
+    """Matches a character that a vocabulary without the bytes `missing` cannot write; None without any.
+
+    Small vocabularies lack the bytes that their corpus never held: control characters, the first bytes of
+    empty planes (SmolLM2), and always those that UTF-8 never uses.
+    """
+    ranges = []
+    for byte in sorted(missing):
+        if byte < 0x80:
+            ranges.append((byte, byte))
+        elif 0xF1 <= byte <= 0xF4:
+            start = (byte - 0xF0) << 18
+            ranges.append((start, min(start + (1 << 18) - 1, 0x10FFFF)))
+        elif byte not in (0xC0, 0xC1) and byte < 0xF5:
+            raise ValueError(f"the vocabulary lacks byte 0x{byte:02X}")
+    if not ranges:
+        return None
+    return re.compile("[" + "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in ranges) + "]")
 
 
 class LibraryEncoder:
@@ -123,7 +153,8 @@ def make_encoder(definition: Definition) -> Encoder:
     if pattern is None or ranks is None or any(is_blank(token) for token in definition["added_tokens"]):
         return library
     try:
-        fast = TiktokenEncoder(ranks, pattern, normalise=definition.get("normalizer") is not None)
-    except ValueError:  # a pattern that only Oniguruma reads
+        normalise = definition.get("normalizer") is not None
+        fast = TiktokenEncoder(ranks, pattern, normalise=normalise, library=library)
+    except ValueError:  # a pattern that only Oniguruma reads, or a byte of everyday text missing
         return library
     return fast if fast.encode(PROBE) == library.encode(PROBE) else library

@@ -22,6 +22,12 @@ _NONCHARACTERS += [chr((plane << 16) + last) for plane in range(17) for last in 
 OPEN, CLOSE, BARRIER = _NONCHARACTERS[:3]  # around what the model writes itself; between literal and content
 _STAND_INS = _NONCHARACTERS[3:]
 
+#: Names of the message format itself, which templates look up and compare.
+_FIELDS = frozenset(
+    {"content", "reasoning_content", "tool_calls", "tool_call_id", "function", "name", "arguments"}
+    | {"type", "text", "id"}
+)
+
 
 class Disguise:
     """Replaces characters by stand-ins and back.
@@ -92,14 +98,19 @@ class Shield:
         return "".join(part if i % 2 else self.protect(part) for i, part in enumerate(parts))
 
     def protect_all(self, value: Any) -> Any:
-        """`protect` for every string, keys too, of a JSON value."""
+        """`protect` for every string of a message, keys too, but for the words of the format itself."""
         if isinstance(value, str):
             return self.protect(value)
         if isinstance(value, Mapping):
-            return {self.protect(str(key)): self.protect_all(entry) for key, entry in value.items()}
+            return dict(self._protect_field(str(key), entry) for key, entry in value.items())
         if isinstance(value, Sequence):
             return [self.protect_all(entry) for entry in value]
         return value
+
+    def _protect_field(self, key: str, value: Any) -> tuple[str, Any]:
+        if key == "type" and value in ("text", "function"):
+            return key, value
+        return key if key in _FIELDS else self.protect(key), self.protect_all(value)
 
     def split(self, rendered: str) -> Iterator[int | str]:
         """Control ids, `OPEN`, `CLOSE`, and between them ordinary text as it was, in order."""

@@ -126,7 +126,7 @@ class _Process:
         if process is not None and self._owner == os.getpid() and process.poll() is None:
             return process
         process = subprocess.Popen(
-            [sys.executable, "-m", "kweek.tokenize.rendering"],
+            [sys.executable, "-P", "-m", "kweek.tokenize.rendering"],  # -P: nothing from the current folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -168,7 +168,10 @@ class Tokenizer:
     @property
     def bos_id(self) -> int | None:
         """Id that the model expects before a text, None when the tokenizer has no such habit."""
-        return self.configured_id("bos") if self.config.get("add_bos_token") else None
+        text = self._configured_text("bos")
+        habit = f'{{"SpecialToken": {{"id": {json.dumps(text)},'  # what a post-processor puts around a text
+        habitual = habit in json.dumps(self._definition.get("post_processor"))
+        return self.configured_id("bos") if self.config.get("add_bos_token", habitual) else None
 
     @functools.cached_property
     def stop_ids(self) -> frozenset[int]:
