@@ -28,7 +28,7 @@ class EnergyMeter:
         self._busy_start = _busy_seconds(cpu_times)
 
     def joules(self, cpu_seconds: float) -> float | None:
-        """Joules since the creation that fall to `cpu_seconds` of CPU time; None without a readable counter."""
+        """Joules since creation that fall to `cpu_seconds` of CPU time; None without a readable counter."""
         total = 0
         for counter, start in zip(self._counters, self._start, strict=True):
             now = _read(counter / "energy_uj")

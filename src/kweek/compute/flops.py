@@ -29,7 +29,7 @@ STANDARD_FACTOR: dict[Precision, float] = {
 SECONDS_PER_YEAR = 365.25 * 86400  # Julian year
 
 _DURATIONS = (("y", SECONDS_PER_YEAR), ("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
-_BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+_BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
 def standardised(flop: float, precision: Precision) -> float:
@@ -51,6 +51,7 @@ def format_seconds(seconds: float) -> str:
         return f"{seconds * 1e3:.2g} ms" if seconds else "0 s"
     if seconds < 10:
         return f"{seconds:.2g} s"
+    seconds = round(seconds)
     if seconds >= 100 * SECONDS_PER_YEAR:
         years = seconds / SECONDS_PER_YEAR
         return f"{years:.0f} y" if years < 1000 else f"{years:.1e} y".replace("e+0", "e").replace("e+", "e")
@@ -58,7 +59,7 @@ def format_seconds(seconds: float) -> str:
         if seconds >= size:
             whole, rest = divmod(round(seconds / step), round(size / step))
             return f"{whole} {unit} {rest} {smaller}" if rest else f"{whole} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{seconds} s"
 
 
 def format_bytes(num_bytes: float) -> str:
