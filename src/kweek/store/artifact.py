@@ -69,10 +69,11 @@ class Artifact:
         """
         path = Path(path)
         for _ in range(_PATIENCE):
+            before = _identity(path)
             try:
                 return _read(path, verify)
             except StoreError:
-                if not _in_motion(path):
+                if not _in_motion(path) and _identity(path) == before:
                     raise
             _put_back(path)
             time.sleep(_PAUSE)
@@ -146,7 +147,9 @@ class ArtifactWriter:
         """Where to make the file `name` ("folder/file" allowed); the folders are created."""
         staged = self.directory.joinpath(*_parts(name, self.target))
         with failures(staged, "create the folder"):
-            staged.parent.mkdir(parents=True, exist_ok=True)
+            for folder in reversed(staged.relative_to(self.directory).parents[:-1]):
+                if not (self.directory / folder).exists():
+                    file_ops().make_dir(self.directory / folder)
         return staged
 
     @contextmanager
@@ -265,6 +268,15 @@ def _put_back(target: Path) -> None:
 def _in_motion(target: Path) -> bool:
     """Whether a writer is swapping the artifact or died while it did."""
     return _sibling(target, "old").exists() or (_sibling(target, "new") / MANIFEST).exists()
+
+
+def _identity(target: Path) -> tuple[int, int] | None:
+    """What tells one manifest at a place from the next one there."""
+    try:
+        status = (target / MANIFEST).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _is_artifact(folder: Path) -> bool:
