@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -129,6 +130,17 @@ def test_failures_are_one_line(run_dir: Path, how: str, error: type[Exception], 
         assert "Traceback" in (run_dir / "state" / "bad" / "stderr.txt").read_text()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_a_killed_stage_started_is_ended(run_dir: Path) -> None:
+    with pytest.raises(StageFailed, match="SIGKILL"):
+        run(recipe_of("name: t\nstages:\n  bad: {kind: toy_stages.trouble, how: parent}\n"), run_dir)
+    child = Path("/proc") / (run_dir / "state" / "bad" / "child").read_text() / "cmdline"
+    end = time.monotonic() + 5
+    while child.exists() and child.read_bytes() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not (child.exists() and child.read_bytes())
+
+
 def test_budget_reaches_only_who_uses_it_and_outside_files_count(run_dir: Path, tmp_path: Path) -> None:
     outside = tmp_path / "text.txt"
     outside.write_text("one")
@@ -221,6 +233,13 @@ def wait_for(path: Path, seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
+def wait_for_records(path: Path, number: int, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while number and not (path.exists() and len(Records.read(path)) >= number):
+        assert time.monotonic() < end, f"{path} did not grow"
+        time.sleep(0.005)
+
+
 def children_of_run(run_dir: Path) -> list[int]:
     """Processes whose command line names the run folder as a worker's."""
     found = []
@@ -256,16 +275,19 @@ def test_kills_at_random_instants_leave_the_same_bits(run_dir: Path) -> None:
     text = SLOW.replace("steps: 60\n    pause: 0.02", "steps: 40\n    pause: 0.02")
     run(recipe_of(text), calm)
     seen = set()
+    draw = random.Random(7)
+    records = run_dir / "records" / "right.jsonl"
     for number in range(7):
         (run_dir / "run.json").unlink(missing_ok=True)
         process = run_of_process(text, run_dir)
         wait_for(run_dir / "run.json")
-        time.sleep(0.05 + 0.1 * number)
+        wait_for_records(records, 4 * number)
+        time.sleep(draw.random() * 0.05)
         for worker in children_of_run(run_dir) if number % 3 == 2 else []:
             os.kill(worker, signal.SIGKILL)
         kill_group(process)
-        seen.add(len(Records.read(run_dir / "records" / "right.jsonl")))
-    assert len(seen) >= 3, "the kills did not fall into the stage"
+        seen.add(len(Records.read(records)))
+    assert len(seen) >= 4, "the kills did not fall into the stage"
     summary, _ = run(recipe_of(text), run_dir)
     assert summary["status"] == "done"
     for name in ("numbers/numbers.json", "left/walk.txt", "right/walk.txt"):

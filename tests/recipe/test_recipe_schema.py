@@ -95,10 +95,10 @@ HEAD = "name: t\nstages:\n"
             "seed: -1\n" + HEAD + "  n: {kind: toy_stages.numbers}\n",
             "toy.yaml:1: seed: expected greater than",
         ),
-        ("prior: {lo: 1}\n" + HEAD + "  n: {kind: toy_stages.numbers}\n", "prior.mid: missing (and 2 more)"),
+        ("prior: {lo: 1}\n" + HEAD + "  n: {kind: toy_stages.numbers}\n", "prior.mid: missing (and 1 more)"),
         (
             "prior: {low: 1}\n" + HEAD + "  n: {kind: toy_stages.numbers}\n",
-            "toy.yaml:1: prior.low: unknown key 'low' (and 4 more). Did you mean 'lo'?",
+            "toy.yaml:1: prior.low: unknown key 'low' (and 3 more). Did you mean 'lo'?",
         ),
     ],
 )

@@ -66,4 +66,4 @@ def describe(recipe: Recipe) -> dict[str, Any]:
         }
         for name, stage in recipe.stages.items()
     ]
-    return {"name": recipe.name, "description": recipe.description, "keys": head, "stages": stages}
+    return {"name": recipe.name, "description": recipe.description.strip(), "keys": head, "stages": stages}

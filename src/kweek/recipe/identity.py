@@ -26,6 +26,7 @@ _RECIPE_FRAME = frozenset(
         "describe",
         "folder",
         "identity",
+        "lifeline",
         "machine",
         "plan",
         "process",

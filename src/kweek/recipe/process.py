@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -77,6 +78,8 @@ class StageProcess:
                 env=child_environment(threads),
                 **options,
             )
+        self._over = False
+        self._reap = threading.Lock()
         self._reader = threading.Thread(target=self._listen, name=f"events of {stage}", daemon=True)
         self._reader.start()
 
@@ -94,36 +97,44 @@ class StageProcess:
                 continue
             if isinstance(event, dict):
                 self._post({**event, "stage": self.stage})
-        self._post({"event": "exit", "stage": self.stage, "code": self._process.wait()})
+        self._post({"event": "exit", "stage": self.stage, "code": self._wait()})
+
+    def _wait(self) -> int:
+        """Wait for the worker's end, and end what it may have left running; returns its exit status.
+
+        The group is killed before its leader is reaped: until then no other process can have its number.
+        """
+        if sys.platform != "win32":
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+            self.kill()
+        with self._reap:
+            self._over = True
+            return self._process.wait()
 
     def ask_to_stop(self) -> None:
         """Ask the stage to save and stop at its next safe point."""
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(OSError):  # it has just ended
             self._process.stdin.write(STOP_WORD)
             self._process.stdin.flush()
-        except OSError:  # it has just ended
-            return
 
     def kill(self) -> None:
         """End the stage and whatever it started, at once."""
-        if sys.platform == "win32":
-            self._process.kill()
-            return
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            return
+        with self._reap:
+            if self._over:
+                return
+            if sys.platform == "win32":
+                self._process.kill()
+            else:
+                # macOS answers a group of zombies with "not permitted".
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Kill what still runs and wait for it."""
-        if self._process.poll() is None:
-            self.kill()
-        self._process.wait()
+        self.kill()
         self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            try:
+            with contextlib.suppress(OSError):  # a stop word that was never read
                 pipe.close()
-            except OSError:  # a stop word that was never read
-                continue

@@ -39,7 +39,7 @@ class Prior(BaseModel):
     lo: float = Field(description="lower end of the interval, bits per byte")
     mid: float = Field(description="expected value, bits per byte")
     hi: float = Field(description="upper end of the interval, bits per byte")
-    reason: str = Field(description="where these figures come from")
+    reason: str = Field("", description="where these figures come from")
 
 
 class Stage(BaseModel):
