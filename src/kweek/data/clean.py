@@ -26,7 +26,7 @@ BOILERPLATE_SHARE = 0.01  # ... and it must stand in this share of all files: fo
 _LINE_ENDS = re.compile("\r\n?|[\u0085\u2028\u2029\f\v]")
 _TRAILING = re.compile(r"[ \t\u00a0\u3000]+$", re.MULTILINE)
 _GAPS = re.compile(r"\n{4,}")
-_LONG_WORD = re.compile(r"[!-~]{101,}")
+_LONG_WORD = re.compile(r"(?<!\S)(?!\S{0,20}://)[!-~]{101,}")  # an address on the web may be long
 #: Control characters (less tab and line feed), byte order marks, lone surrogates and non-characters.
 _NOT_TEXT = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffd\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]"
@@ -72,7 +72,7 @@ def _text_share(text: str) -> float:
 
 
 def _repeated_share(text: str) -> float:
-    """Share of characters in lines that have occurred before; lines of fewer than 10 characters do not count."""
+    """Share of characters in lines that have occurred before; lines of under 10 characters do not count."""
     lines = [line for line in map(str.strip, text.split("\n")) if len(line) >= 10]
     once = set(lines)
     if len(once) == len(lines):

@@ -1,9 +1,9 @@
 """Near duplicates: candidates by MinHash, verified by true Jaccard similarity, removed by the star rule.
 
-MinHash with banding (Broder 1997; Leskovec et al., "Mining of Massive Datasets", section 3.4) finds pairs that
-may be alike; used alone it removes much that is no duplicate (a third of the removals in our measurement were
-below the stated similarity). So every candidate is verified on its shingles, and a document is removed only if
-it is itself similar to a longer one that stays. Chains A~B~C with A unlike C therefore remove B at most.
+MinHash with banding (Broder 1997; Leskovec et al., "Mining of Massive Datasets", section 3.4) finds pairs
+that may be alike; used alone it removes much that is no duplicate (a third of the removals in our measurement
+were below the stated similarity). So every candidate is verified on its shingles, and a document is removed
+only if it is itself similar to a longer one that stays: a chain A~B~C does not take C along with B.
 
 Legend: N documents, S shingles of all documents one after another, P permutations.
 """
@@ -55,8 +55,8 @@ class _WordHashes(dict[str, int]):
 def shingles(texts: Sequence[str]) -> list[U64]:
     """The set of five-word shingles of every text, as sorted hashes.
 
-    Case, punctuation and white space do not count; letters and digits of all scripts do. A text of one to four
-    words has one shingle, one without words none.
+    Case, punctuation and white space do not count; letters and digits of all scripts do. A text of one to
+    four words has one shingle, one without words none.
     """
     cache = _WordHashes()
     found: list[U64] = []

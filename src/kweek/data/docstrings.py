@@ -18,12 +18,13 @@ import multiprocessing
 import os
 import platform
 import re
+import signal
 import sysconfig
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +34,14 @@ from kweek.protocols import Progress, silent
 
 MIN_CHARS = 80  # shorter docstrings say little more than the name they explain
 FILES_PER_TASK = 64  # about 0.1 s of work: small enough to share evenly and to show progress
+POOL_BYTES = 16 << 20  # of less source, parsing takes less than starting processes
+MAX_SOURCE_FILE_BYTES = 64 << 10  # nine tenths of the standard library's files are smaller
 
 PYTHON_DOCS, TORCH_DOCS, PYTHON_SOURCE = "python-docs", "torch-docs", "python-source"
 SOURCES = (PYTHON_DOCS, TORCH_DOCS, PYTHON_SOURCE)
+
+Files = Sequence[tuple[str, str]]
+"""(origin, path) of some files."""
 
 _TEST_FOLDERS = {"test", "tests", "testing", "idle_test", "__pycache__"}
 _EXCLUDED = {
@@ -187,14 +193,18 @@ def _pieces(node: ast.expr) -> Iterator[str]:
         yield node.value
 
 
-def _docstrings_of(files: Sequence[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+def _docstrings_of(files: Files) -> list[tuple[str, list[str]]]:
     """(origin, docstrings) of every file; what a process of the pool does."""
     with _without_collector():
         return [(origin, docstrings(_read(path), topics=origin == _TOPICS)) for origin, path in files]
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it dies: a worker of a killed pool would wait for ever."""
+def _prepare_worker() -> None:
+    """Let the process end when the one that started it dies, and leave Ctrl-C to that one.
+
+    Without this a worker of a killed pool would wait for ever for its next task.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
 
@@ -205,89 +215,104 @@ def _end_with_parent() -> None:
         threading.Thread(target=watch, name="watch-parent", daemon=True).start()
 
 
-def documentation(package: Package, *, processes: int = 1, progress: Progress = silent) -> Iterator[Document]:
-    """The documentation strings of a package, one document each, in order of file and line.
+@contextmanager
+def _mapped(tasks: Sequence[Files], processes: int) -> Iterator[Iterator[list[tuple[str, list[str]]]]]:
+    """The results of all tasks in order, from this process or from several."""
+    if processes == 1 or len(tasks) == 1:
+        yield map(_docstrings_of, tasks)
+        return
+    spawn = multiprocessing.get_context("spawn")  # forking a process that has threads may hang
+    pool = ProcessPoolExecutor(min(processes, len(tasks)), mp_context=spawn, initializer=_prepare_worker)
+    try:
+        yield pool.map(_docstrings_of, tasks)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def documentation(
+    package: Package, max_bytes: int, *, processes: int = 1, progress: Progress = silent
+) -> Iterator[Document]:
+    """The documentation strings of a package, one document each.
 
     Args:
         package: `python_package()` or `torch_package()`.
-        processes: above 1, files are dealt to that many spawned processes; the order stays the same.
-        progress: told the number of files done.
+        max_bytes: no further file is begun once this much text has been found.
+        processes: above 1, files are dealt to that many spawned processes; the documents stay the same.
+        progress: told the share done.
     """
-    files = package.files()
+    ordered = _in_order(package)
+    files = [(origin, path) for origin, path, _ in ordered]
+    if sum(len(data) for _, _, data in ordered) < POOL_BYTES:
+        processes = 1
+    del ordered
     tasks = [files[i : i + FILES_PER_TASK] for i in range(0, len(files), FILES_PER_TASK)]
-    pool: Executor | None = None
-    if processes > 1 and len(tasks) > 1:
-        spawn = multiprocessing.get_context("spawn")  # forking a process that has threads may hang
-        pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_end_with_parent)
-    with pool or nullcontext():
-        results = pool.map(_docstrings_of, tasks) if pool else map(_docstrings_of, tasks)
-        done = 0
+    size = done = 0
+    with _mapped(tasks, processes) as results:
         for task, result in zip(tasks, results, strict=True):
-            done += len(task)
-            progress(done, len(files), f"reading the documentation of {package.name}")
             for origin, texts in result:
+                if size >= max_bytes:
+                    return
                 for text in texts:
-                    yield Document.of(
+                    document = Document.of(
                         text,
                         source=f"{package.name}-docs",
                         origin=origin,
                         language="en",
                         licence=package.licence,
                     )
+                    size += document.num_bytes
+                    yield document
+            done += len(task)
+            share = max(done / len(files), size / max_bytes)
+            progress(min(share, 1.0), 1.0, f"reading the documentation of {package.name}")
 
 
 def source_code(package: Package, max_bytes: int) -> Iterator[Document]:
-    """Whole source files of a package, up to `max_bytes` together, in order of origin.
+    """Whole source files of a package, until `max_bytes` are reached.
 
-    Which files is decided by the hash of their content, so that it depends neither on names nor on luck.
+    Larger files than `MAX_SOURCE_FILE_BYTES` are left out: a handful of them would make up a held-out split.
     """
-    read = [
-        (hashlib.sha256(data := _read(path)).digest(), origin, data)
-        for origin, path in package.files()
-        if not origin.startswith(_NOT_PROGRAMS)
-    ]
-    chosen: list[tuple[str, bytes]] = []
-    room = max_bytes
-    for _, origin, data in sorted(read):
-        if len(data) <= room:
-            room -= len(data)
-            chosen.append((origin, data))
-    for origin, data in sorted(chosen):
-        text = _decode(data)
-        if text:
-            yield Document.of(
-                text,
-                source=f"{package.name}-source",
-                origin=origin,
-                language="python",
-                licence=package.licence,
-            )
+    size = 0
+    for origin, _, data in _in_order(package):
+        if size >= max_bytes:
+            return
+        if origin.startswith(_NOT_PROGRAMS) or len(data) > MAX_SOURCE_FILE_BYTES:
+            continue
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            continue  # the few files that declare another encoding are tests of that
+        size += len(data)
+        yield Document.of(
+            text,
+            source=f"{package.name}-source",
+            origin=origin,
+            language="python",
+            licence=package.licence,
+        )
 
 
-def _decode(data: bytes) -> str | None:
-    """Python source is UTF-8 unless it says otherwise; the few files that do are left out."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return None
+def _in_order(package: Package) -> list[tuple[str, str, bytes]]:
+    """(origin, path, content) of all files, by the hash of their content.
+
+    Where only part of a package is read, names and folders then have no say in which part.
+    """
+    read = [(origin, path, _read(path)) for origin, path in package.files()]
+    return sorted(read, key=lambda file: (hashlib.sha256(file[2]).digest(), file[0]))
 
 
 def builtin_documents(
-    sources: Iterable[str], *, max_source_bytes: int, processes: int = 1, progress: Progress = silent
-) -> dict[str, Iterator[Document]]:
-    """The named built-in sources as streams of documents.
+    source: str, max_bytes: int, *, processes: int = 1, progress: Progress = silent
+) -> Iterator[Document]:
+    """One of the built-in `SOURCES` as a stream of documents, about `max_bytes` of it.
 
     Raises:
         DataError: an unknown name, or a package that is not there.
     """
-    streams: dict[str, Iterator[Document]] = {}
-    for name in sources:
-        if name == PYTHON_DOCS:
-            streams[name] = documentation(python_package(), processes=processes, progress=progress)
-        elif name == TORCH_DOCS:
-            streams[name] = documentation(torch_package(), processes=processes, progress=progress)
-        elif name == PYTHON_SOURCE:
-            streams[name] = source_code(python_package(), max_source_bytes)
-        else:
-            raise DataError(f"unknown source {name!r}", fix=f"use one of {', '.join(SOURCES)}")
-    return streams
+    if source == PYTHON_DOCS:
+        return documentation(python_package(), max_bytes, processes=processes, progress=progress)
+    if source == TORCH_DOCS:
+        return documentation(torch_package(), max_bytes, processes=processes, progress=progress)
+    if source == PYTHON_SOURCE:
+        return source_code(python_package(), max_bytes)
+    raise DataError(f"unknown source {source!r}", fix=f"use one of {', '.join(SOURCES)}")

@@ -161,7 +161,7 @@ def _take(documents: Iterable[Document], wanted: int, seed: int) -> list[Documen
 
 
 def repeated(documents: Sequence[Document], repeats: float, seed: int) -> list[Document]:
-    """`documents` passed over `repeats` times: whole passes, then the first part in keyed order of one more."""
+    """`documents` passed over `repeats` times: whole passes, then part of one more in keyed order."""
     passes, part = divmod(repeats, 1.0)
     found = list(documents) * int(passes)
     if part > 0.005:

@@ -66,6 +66,29 @@ def read_folder(
     Raises:
         DataError: there is no such folder, it may not be read, or it holds no file at all.
     """
+    files = list_files(folder, reject)
+    total = sum(size for _, size, _ in files)
+    done = 0
+    for path, size, _ in files:
+        origin = printable(path.relative_to(folder)) if path != folder else printable(path.name)
+        try:
+            yield from read_file(path, origin=origin, source=source, reject=reject)
+        except BadFile as error:
+            reject(Rejection(origin, str(error)))
+        except OSError as error:
+            reject(Rejection(origin, f"cannot be read ({error.strerror or error})"))
+        except UnicodeError:
+            reject(Rejection(origin, "changed while it was read"))
+        done += size
+        progress(done, total, "reading documents")
+
+
+def list_files(folder: Path, reject: Reject = lambda rejection: None) -> list[tuple[Path, int, int]]:
+    """The files below a folder that will be read, as (path, bytes, time of change in ns), sorted by path.
+
+    Raises:
+        DataError: there is no such folder, or no file in it that can be read.
+    """
     if not folder.exists():
         raise DataError("no such folder", where=printable(folder), fix="check the path")
     files = list(_files(folder, reject))
@@ -75,25 +98,11 @@ def read_folder(
             where=printable(folder),
             fix=f"put documents in it ({', '.join(EXTENSIONS)}, each also as .gz or .zst)",
         )
-    total = sum(size for _, size in files)
-    done = 0
-    for path, size in files:
-        origin = printable(path.relative_to(folder)) if path != folder else printable(path.name)
-        try:
-            yield from read_file(path, origin=origin, source=source, reject=reject)
-        except BadFile as error:
-            reject(Rejection(origin, str(error)))
-        except OSError as error:
-            reject(Rejection(origin, f"cannot be read ({error.strerror or error})"))
-        done += size
-        progress(done, total, "reading documents")
+    return files
 
 
-def _files(folder: Path, reject: Reject) -> Iterator[tuple[Path, int]]:
-    """Regular files with a known extension and their sizes, sorted; what else is met is rejected unopened."""
-    if folder.is_file():
-        yield folder, folder.stat().st_size
-        return
+def _files(folder: Path, reject: Reject) -> Iterator[tuple[Path, int, int]]:
+    """Regular files with a known extension; whatever else is met is rejected unopened."""
     waiting = [folder]  # no recursion: folders may be nested deeper than Python's stack
     while waiting:
         path = waiting.pop()
@@ -119,7 +128,7 @@ def _files(folder: Path, reject: Reject) -> Iterator[tuple[Path, int]]:
         elif suffix_of(path)[0] not in EXTENSIONS:
             reject(Rejection(name, f"extension {path.suffix or 'missing'!r} is not one that is read"))
         else:
-            yield path, kind.st_size
+            yield path, kind.st_size, kind.st_mtime_ns
 
 
 def suffix_of(path: Path) -> tuple[str, str]:

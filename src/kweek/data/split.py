@@ -1,8 +1,8 @@
 """Training, validation and test: by content, with nothing alike on two sides.
 
-What must not be divided forms a group: documents from one file, and documents that are similar. The hash of a
-group's least document id decides its side, so a document keeps its side whatever else is in the corpus, unless
-that joins it to another group.
+What must not be divided forms a group: documents from one file, and documents that are similar. The hash of
+a group's least document id decides its side, so a document keeps its side whatever else is in the corpus,
+unless that joins it to another group.
 """
 
 from __future__ import annotations
@@ -43,6 +43,24 @@ class _Groups:
         self._parent[self.find(a)] = self.find(b)
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Documents that stay together: where they stand in the order of hashes, and their bytes by source."""
+
+    position: float
+    members: list[int]
+    sizes: dict[str, int]
+
+    @property
+    def size(self) -> int:
+        return sum(self.sizes.values())
+
+    @property
+    def source(self) -> str:
+        """The source that most of it is from."""
+        return max(self.sizes, key=lambda source: (self.sizes[source], source))
+
+
 def assign(
     documents: Sequence[Document], links: Iterable[tuple[str, str]] = (), fractions: Fractions | None = None
 ) -> dict[str, Split]:
@@ -54,39 +72,58 @@ def assign(
         fractions: shares held out.
 
     A file with more bytes than a held-out side should have is dealt out document by document, as it could
-    only go to training whole. A group of that size, files and links together, goes to training. When a side
-    gets less than half its share (few, large groups), the groups next in order of hash are moved to it.
+    only go to training whole; a group of that size, files and links together, does go to training. Then the
+    hash decides, within bounds: of every source a held-out side gets at least its share and at most twice
+    that, as far as the sizes of groups allow. Without the bounds a source of few, large files may be missing
+    from a side.
     """
     shares = fractions or Fractions()
-    sizes = [document.num_bytes for document in documents]
-    total = sum(sizes)
-    largest = total * max(shares.validation, shares.test)
-    groups = _grouped(documents, links, sizes, largest)
-    order: list[tuple[float, int, list[int]]] = []
+    totals: dict[str, int] = {}
+    for document in documents:
+        totals[document.source] = totals.get(document.source, 0) + document.num_bytes
+    largest = sum(totals.values()) * max(shares.validation, shares.test)
+    groups = [_describe(documents, members) for members in _grouped(documents, links, largest)]
+    groups = sorted((g for g in groups if g.size <= largest), key=lambda group: group.position)
     sides: dict[str, Split] = {document.id: "train" for document in documents}
-    for members in groups:
-        size = sum(sizes[i] for i in members)
-        if size <= largest:
-            order.append((_position(min(documents[i].id for i in members)), size, members))
-    order.sort()
     held_out: tuple[tuple[Split, float, float], ...] = (
         ("test", 0.0, shares.test),
         ("validation", shares.test, shares.test + shares.validation),
     )
-    spare = [entry for entry in order if entry[0] >= shares.test + shares.validation]
+    free = groups
     for side, start, end in held_out:
-        chosen = [entry for entry in order if start <= entry[0] < end]
-        missing = total * (end - start) / 2 - sum(size for _, size, _ in chosen)
-        while missing > 0 and spare:
-            chosen.append(spare.pop(0))
-            missing -= chosen[-1][1]
-        for _, _, members in chosen:
-            sides.update((documents[i].id, side) for i in members)
+        wanted = {source: size * (end - start) for source, size in totals.items()}
+        chosen = _choose([g for g in free if g.position >= start], end, wanted)
+        taken = {id(group) for group in chosen}
+        free = [group for group in free if id(group) not in taken]
+        for group in chosen:
+            sides.update((documents[i].id, side) for i in group.members)
     return sides
 
 
+def _choose(groups: Sequence[_Group], end: float, wanted: dict[str, float]) -> list[_Group]:
+    """Groups for a held-out side: those before `end`, and after them what a source lacks to its share."""
+    chosen: list[_Group] = []
+    got = dict.fromkeys(wanted, 0)
+    for group in groups:
+        source, size = group.source, group.sizes[group.source]
+        needed = group.position < end or got[source] < wanted[source]
+        fits = got[source] + size <= 2 * wanted[source] or (got[source] == 0 and group.position >= end)
+        if needed and fits:
+            chosen.append(group)
+            for name, part in group.sizes.items():
+                got[name] += part
+    return chosen
+
+
+def _describe(documents: Sequence[Document], members: list[int]) -> _Group:
+    sizes: dict[str, int] = {}
+    for i in members:
+        sizes[documents[i].source] = sizes.get(documents[i].source, 0) + documents[i].num_bytes
+    return _Group(_position(min(documents[i].id for i in members)), members, sizes)
+
+
 def _grouped(
-    documents: Sequence[Document], links: Iterable[tuple[str, str]], sizes: Sequence[int], largest: float
+    documents: Sequence[Document], links: Iterable[tuple[str, str]], largest: float
 ) -> list[list[int]]:
     """Indices of the documents that belong together."""
     groups = _Groups(len(documents))
@@ -94,7 +131,7 @@ def _grouped(
     for i, document in enumerate(documents):
         by_origin.setdefault(document.origin, []).append(i)
     for members in by_origin.values():
-        if sum(sizes[i] for i in members) <= largest:
+        if sum(documents[i].num_bytes for i in members) <= largest:
             for i in members[1:]:
                 groups.join(members[0], i)
     index = {document.id: i for i, document in enumerate(documents)}
