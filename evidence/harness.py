@@ -51,8 +51,12 @@ def evidence(name: str, *, claim: str, run: Callable[[bool], dict[str, Any]]) ->
 def commit() -> str:
     """The commit that was measured, with a plus where the work tree differs from it."""
     try:
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain", "src"], cwd=ROOT, capture_output=True, text=True, check=True)
+        head = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "src"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
@@ -70,7 +74,9 @@ def machine() -> str:
 
 def kweek(*words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user would, in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "kweek", *words], capture_output=True, text=True, check=check, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "kweek", *words], capture_output=True, text=True, check=check, **options
+    )
 
 
 def run_folder(seed: int = 0, *settings: str, recipe: str = "laptop") -> Path:

@@ -61,7 +61,9 @@ def policy_segments(outcomes: Sequence[Outcome], weights: Sequence[float]) -> li
     segments = []
     for outcome, weight in zip(outcomes, weights, strict=True):
         sampled = np.asarray(outcome.completion.sampled, np.float32)
-        per_token = np.concatenate([np.zeros(len(outcome.prompt_ids), np.float32), sampled * np.float32(weight)])
+        per_token = np.concatenate(
+            [np.zeros(len(outcome.prompt_ids), np.float32), sampled * np.float32(weight)]
+        )
         segments.append(segment([*outcome.prompt_ids, *outcome.completion.token_ids], per_token))
     return segments
 
@@ -98,14 +100,23 @@ def update(
         parts = [rows[i : i + ROWS_PER_MICROBATCH] for i in range(0, len(rows), ROWS_PER_MICROBATCH)]
         batches = [collate(part) for part in parts]
         result = trainer.step(batches, factor)
-        nll_by_row = [row for batch, nll in zip(batches, result.nll, strict=True) for row in nll.view(batch.ids_BT.shape)]
+        nll_by_row = [
+            row
+            for batch, nll in zip(batches, result.nll, strict=True)
+            for row in nll.view(batch.ids_BT.shape)
+        ]
         gap = logprob_gap(rows, nll_by_row, {id(s): o for s, o in zip(segments, chosen, strict=True)})
         if gap > MAX_LOGPROB_GAP:
             raise GuardError(
-                f"engine and trainer disagree by {gap:.3g} nats on a sampled token (at most {MAX_LOGPROB_GAP} is allowed)",
+                f"engine and trainer disagree by {gap:.3g} nats on a sampled token, over {MAX_LOGPROB_GAP}",
                 fix="sample and train in the same precision and from the same distribution",
             )
-    sampled = [lp for o in samples for lp, own in zip(o.completion.logprobs, o.completion.sampled, strict=True) if own]
+    sampled = [
+        lp
+        for o in samples
+        for lp, own in zip(o.completion.logprobs, o.completion.sampled, strict=True)
+        if own
+    ]
     return Update(
         float(np.mean([o.correct for o in samples])),
         float(np.mean([o.num_new_tokens for o in samples])),

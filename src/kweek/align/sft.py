@@ -43,7 +43,8 @@ def chat_segments(tokenizer: Tokenizer, chats: Sequence[Sequence[Mapping[str, An
         segments.append(segment(chat.token_ids, np.asarray(chat.loss_mask, np.float32)))
     if not any(part.weights.any() for part in segments):
         raise GuardError(
-            "no token of any chat carries a loss", fix="check that the chat template marks what the assistant writes"
+            "no token of any chat carries a loss",
+            fix="check that the chat template marks what the assistant writes",
         )
     return segments
 
@@ -67,7 +68,12 @@ class ChatBatches:
         eos_id: int = 0,
     ) -> None:
         self.chats, self.batch_size, self.epochs, self.seed = chats, batch_size, epochs, seed
-        self.replay, self.replay_tokens, self.replay_weight, self.eos_id = replay, replay_tokens, replay_weight, eos_id
+        self.replay, self.replay_tokens, self.replay_weight, self.eos_id = (
+            replay,
+            replay_tokens,
+            replay_weight,
+            eos_id,
+        )
         self.steps_per_epoch = max(1, len(chats) // batch_size)
         self.num_steps = self.steps_per_epoch * epochs
 
@@ -75,7 +81,9 @@ class ChatBatches:
         """Batches from `first_step` on, a pure function of seed and step."""
         replayed: Iterator[list[list[Segment]]] = iter(())
         if self.replay:
-            mix = PackedMix(self.replay, [ROW_LENGTH] * self.num_steps, self.replay_tokens, self.seed, self.eos_id)
+            mix = PackedMix(
+                self.replay, [ROW_LENGTH] * self.num_steps, self.replay_tokens, self.seed, self.eos_id
+            )
             replayed = mix.rows()
         for step in range(self.num_steps):
             rows_of_text = next(replayed, [])
@@ -85,7 +93,9 @@ class ChatBatches:
             order = keyed_generator("chats", self.seed, epoch).permutation(len(self.chats))
             chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
             yield weighted(
-                [self.chats[int(i)] for i in chosen], [part for row in rows_of_text for part in row], self.replay_weight
+                [self.chats[int(i)] for i in chosen],
+                [part for row in rows_of_text for part in row],
+                self.replay_weight,
             )
 
 
@@ -98,7 +108,9 @@ def weighted(chats: Sequence[Segment], replayed: Sequence[Segment], replay_weigh
         if total > 0:
             segments += [Segment(p.ids, p.targets, p.weights * np.float32(share / total)) for p in members]
     if not any(part.weights.any() for part in segments):
-        raise GuardError("a batch carries no loss at all", fix="raise the batch size or check the chats' masks")
+        raise GuardError(
+            "a batch carries no loss at all", fix="raise the batch size or check the chats' masks"
+        )
     return collate(pack(segments, ROW_LENGTH))
 
 
@@ -109,7 +121,7 @@ def initialise_special_rows(network: Network, tokenizer: Tokenizer, seed: int) -
     Lifted a model taught on 64 chats from 12.8 to 49.5% in a measured trial. Returns the tokens initialised.
     """
     generator = torch.Generator().manual_seed(seed)
-    tables = [network.model.embed_tokens.weight]
+    tables: list[torch.Tensor] = [network.model.embed_tokens.weight]
     if not network.config.tied_embeddings:
         tables.append(network.head_weight)
     done = []

@@ -103,9 +103,13 @@ def _judge(verifier: Verifier, answer: str, gold: str, attack: str) -> float:
             fix="let it return Score(0.0, parsed=False, error=...) instead",
         ) from error
     if first != second:
-        raise GuardError(f"the verifier judged one answer twice differently ({attack!r})", fix="make it deterministic")
+        raise GuardError(
+            f"the verifier judged one answer twice differently ({attack!r})", fix="make it deterministic"
+        )
     if time.perf_counter() - started > 0.1:
-        raise GuardError(f"the verifier took over 50 ms on {attack!r}", fix="bound its work by the answer's length")
+        raise GuardError(
+            f"the verifier took over 50 ms on {attack!r}", fix="bound its work by the answer's length"
+        )
     if not 0.0 <= first.value <= 1.0:
         raise GuardError(f"the verifier gave {first.value}, outside 0 to 1", fix="scale its value")
     return first.value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -26,7 +26,9 @@ def chat(
     where: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A run folder or a model folder.")],
     message: Annotated[str | None, typer.Option("-m", "--message", help="Ask this once and leave.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Stage of the run whose model to use.")] = None,
-    temperature: Annotated[float, typer.Option(help="0: the most likely answer, the same every time.", min=0)] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(help="0: the most likely answer, the same every time.", min=0)
+    ] = 0.0,
     max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)] = 256,
     seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON (with -m).")] = False,
@@ -59,18 +61,28 @@ def _resolve(where: Path, stage: str | None) -> tuple[Path, bool]:
     run = RunFolder(where)
     if not run.summary_json.exists():
         if stage is not None:
-            raise ConfigError("--model is for run folders", where=str(where), fix="name the model folder itself")
+            raise ConfigError(
+                "--model is for run folders", where=str(where), fix="name the model folder itself"
+            )
         return where, False
-    done = {s["name"]: s["kind"] for s in read_json(run.summary_json)["stages"] if s["status"] in ("done", "cached")}
+    done = {
+        s["name"]: s["kind"]
+        for s in read_json(run.summary_json)["stages"]
+        if s["status"] in ("done", "cached")
+    }
     models = [name for name in done if done[name] in _PREFERRED]
     if stage is None:
         for kind in _PREFERRED:
             found = [name for name in models if done[name] == kind]
             if found:
                 return run.artifact(found[0]), True
-        raise ConfigError("this run has no finished model yet", where=str(where), fix=f"kweek run --out {where}")
+        raise ConfigError(
+            "this run has no finished model yet", where=str(where), fix=f"kweek run --out {where}"
+        )
     if stage not in models:
-        raise ConfigError(f"no finished model {stage!r} in this run", where=str(where), fix=nearest(stage, models))
+        raise ConfigError(
+            f"no finished model {stage!r} in this run", where=str(where), fix=nearest(stage, models)
+        )
     return run.artifact(stage), True
 
 
@@ -139,8 +151,8 @@ def _as_json(reply: Reply, warning: str | None) -> dict[str, object]:
 class _Printer:
     """Writes pieces as they come; thinking is dim and tool calls stand out on a terminal, marked in words elsewhere."""
 
-    _STYLES = {"thinking": "\033[2m", "tool": "\033[36m", "result": "\033[36;1m", "answer": ""}
-    _WORDS = {"thinking": "", "tool": " [calculator: ", "result": " = ", "answer": "\n"}
+    _STYLES: ClassVar = {"thinking": "\033[2m", "tool": "\033[36m", "result": "\033[36;1m", "answer": ""}
+    _WORDS: ClassVar = {"thinking": "", "tool": " [calculator: ", "result": " = ", "answer": "\n"}
 
     def __init__(self) -> None:
         self._kind: PieceKind | None = None

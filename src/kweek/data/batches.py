@@ -31,7 +31,7 @@ class Segment:
 
 
 def segment(token_ids: Sequence[int] | Ids, weights: Sequence[float] | Weights | None = None) -> Segment:
-    """A segment that predicts `token_ids[1:]`; `weights[i]` is the weight of predicting token i (the first is unused)."""
+    """A segment that predicts `token_ids[1:]`; `weights[i]` weighs predicting token i (the first is unused)."""
     tokens = np.asarray(token_ids, dtype=np.int64)
     per_token = np.ones(len(tokens), np.float32) if weights is None else np.asarray(weights, np.float32)
     return Segment(tokens[:-1], tokens[1:], per_token[1:])

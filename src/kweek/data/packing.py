@@ -76,9 +76,6 @@ class _Stream:
         return Segment(piece[:-1], piece[1:], np.ones(len(piece) - 1, np.float32))
 
 
-
-
-
 class PackedMix:
     """Batches of a weighted mix with a sequence length that may grow from step to step.
 
@@ -92,7 +89,9 @@ class PackedMix:
         self, sources: Sequence[Source], lengths: Sequence[int], tokens_per_step: int, seed: int, eos_id: int
     ) -> None:
         if empty := [source.name for source in sources if not len(source.documents)]:
-            raise DataError(f"source {empty[0]!r} has no documents", fix="give it documents or remove it from the mix")
+            raise DataError(
+                f"source {empty[0]!r} has no documents", fix="give it documents or remove it from the mix"
+            )
         self.sources, self.lengths, self.tokens_per_step = list(sources), lengths, tokens_per_step
         self.seed, self.eos_id = seed, eos_id
 
@@ -104,7 +103,11 @@ class PackedMix:
         for step, length in enumerate(self.lengths):
             generator = keyed_generator("rows", self.seed, step)
             yield [
-                self._row(streams[min(int(np.searchsorted(edges, generator.random())), len(streams) - 1)], length, generator)
+                self._row(
+                    streams[min(int(np.searchsorted(edges, generator.random())), len(streams) - 1)],
+                    length,
+                    generator,
+                )
                 for _ in range(max(1, self.tokens_per_step // length))
             ]
 

@@ -93,7 +93,11 @@ QUESTIONS = (
 
 # Never trained on: the held-out wording of the evaluation.
 UNSEEN = {
-    "add": ("{N} discovers another {n} of them.", "Luckily {O} brings {n} extra {t}.", "{n} {t} join the pile."),
+    "add": (
+        "{N} discovers another {n} of them.",
+        "Luckily {O} brings {n} extra {t}.",
+        "{n} {t} join the pile.",
+    ),
     "subtract": ("{N} drops {n} in the river.", "A thief steals {n} {t}.", "{n} {t} vanish overnight."),
     "multiply": ("A machine makes {n} out of every one.", "The pile becomes {n} times bigger."),
 }
@@ -144,7 +148,9 @@ def _rng(*key: object) -> random.Random:
     return random.Random(int.from_bytes(digest[:16], "big"))  # noqa: S311 (not for cryptography)
 
 
-def problem(key: str, index: int, *, levels: tuple[int, ...] = (1, 2, 3, 4), wording: Wording = "seen") -> Problem:
+def problem(
+    key: str, index: int, *, levels: tuple[int, ...] = (1, 2, 3, 4), wording: Wording = "seen"
+) -> Problem:
     """The problem number `index` under `key`, of a difficulty drawn evenly from `levels`."""
     rng = _rng("story", key, index)
     gender = rng.choice(("he", "she"))
@@ -157,7 +163,9 @@ def problem(key: str, index: int, *, levels: tuple[int, ...] = (1, 2, 3, 4), wor
     steps: list[Step] = []
     value = start
     num_steps = rng.choice(levels)
-    distractor_at = rng.randrange(num_steps) if rng.random() < 0.25 else -1  # a quarter carry an idle sentence
+    distractor_at = (
+        rng.randrange(num_steps) if rng.random() < 0.25 else -1
+    )  # a quarter carry an idle sentence
     unseen_at = rng.randrange(num_steps) if wording == "unseen" else -1
     for position in range(num_steps):
         step = _draw_step(rng, value)
@@ -298,7 +306,12 @@ def small_talk() -> list[list[dict[str, Any]]]:
 
 
 def demonstrations(
-    key: str, count: int, styles: tuple[Style, ...], *, share_small_talk: float = 0.05, share_sums: float = 0.05
+    key: str,
+    count: int,
+    styles: tuple[Style, ...],
+    *,
+    share_small_talk: float = 0.05,
+    share_sums: float = 0.05,
 ) -> list[list[dict[str, Any]]]:
     """`count` chats of the training split, styles in rotation, with some small talk and bare sums among them."""
     num_talk = round(count * share_small_talk)

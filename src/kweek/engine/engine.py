@@ -32,7 +32,7 @@ class _Row:
     index: int
     request: Request
     ids: list[int]
-    uniforms: np.ndarray | None
+    uniforms: list[float]  # empty for a greedy row
     forced: list[int] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
@@ -113,10 +113,14 @@ class Engine:
                 f"the model's {limit} positions",
                 fix="shorten the prompt or ask for fewer tokens",
             )
-        uniforms = None
+        uniforms: list[float] = []
         if request.temperature > 0:
             # A counter-based stream per request: its samples do not depend on who else is in the batch.
-            uniforms = np.random.Generator(np.random.Philox(key=request.seed)).random(request.max_new_tokens)
+            uniforms = (
+                np.random.Generator(np.random.Philox(key=request.seed))
+                .random(request.max_new_tokens)
+                .tolist()
+            )
         return _Row(index, request, list(request.prompt_ids), uniforms)
 
     def _prefill(self, rows: Sequence[_Row]) -> tuple[torch.Tensor, KVCache]:
@@ -144,13 +148,12 @@ class Engine:
         """Append one token to every unfinished row: forced, greedy or sampled."""
         logprobs_BV = F.log_softmax(logits_BV.float(), -1)
         tokens = logprobs_BV.argmax(-1).tolist()
-        drawing = [b for b, row in enumerate(active) if row.uniforms is not None and not row.forced]
+        drawing = [b for b, row in enumerate(active) if row.uniforms and not row.forced]
         if drawing:
             temperatures = torch.tensor([active[b].request.temperature for b in drawing])[:, None]
             cumulative = F.softmax(logits_BV[drawing].double() / temperatures, -1).cumsum(-1)
             points = torch.tensor(
-                [[float(active[b].uniforms[len(active[b].token_ids)])] for b in drawing if active[b].uniforms is not None],
-                dtype=torch.float64,
+                [[active[b].uniforms[len(active[b].token_ids)]] for b in drawing], dtype=torch.float64
             )
             drawn = torch.searchsorted(cumulative, points * cumulative[:, -1:])[:, 0]
             for b, token in zip(drawing, drawn.clamp_max(logits_BV.shape[-1] - 1).tolist(), strict=True):

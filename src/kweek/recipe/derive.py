@@ -9,7 +9,9 @@ from typing import Any
 from kweek.model.config import ModelConfig
 
 GRID = (1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6.8, 8.2)  # steps of about a fifth
-TOKENS_PER_PARAMETER = 1.5  # at 1M parameters reading a story is learnt after about 1.5M tokens; see docs/log.md
+TOKENS_PER_PARAMETER = (
+    1.5  # at 1M parameters reading a story is learnt after about 1.5M tokens; see docs/log.md
+)
 REFERENCE_WIDTH = 128  # where learning rates were tuned
 REFERENCE_TOKENS = 2.2e6  # and with how many tokens, at
 REFERENCE_BATCH = 512  # tokens per step
@@ -74,7 +76,9 @@ def width_for(flop: float, vocab_size: int, eos_id: int) -> int:
         width += 64
 
 
-def plan_base(flop: float, vocab_size: int, eos_id: int, width: int | None = None) -> tuple[BasePlan, list[Derived]]:
+def plan_base(
+    flop: float, vocab_size: int, eos_id: int, width: int | None = None
+) -> tuple[BasePlan, list[Derived]]:
     """Size, tokens, batch and learning rate for a pretraining budget in FLOP."""
     flop = on_grid(flop)
     chosen = width or width_for(flop, vocab_size, eos_id)
@@ -86,14 +90,30 @@ def plan_base(flop: float, vocab_size: int, eos_id: int, width: int | None = Non
     tokens_per_step = max(MAX_LENGTH, MAX_LENGTH * round(raw_batch / MAX_LENGTH))
     factor = (REFERENCE_WIDTH / chosen) * math.sqrt(tokens_per_step / REFERENCE_BATCH)
     plan = BasePlan(config, num_tokens, tokens_per_step, factor, flop)
-    size_rule = "pinned by hand" if width else f"widest multiple of 64 with {TOKENS_PER_PARAMETER:g} tokens per parameter"
+    size_rule = (
+        "pinned by hand"
+        if width
+        else f"widest multiple of 64 with {TOKENS_PER_PARAMETER:g} tokens per parameter"
+    )
     derived = [
         Derived("compute", flop, "share of the budget for pretraining, down to a grid of steps of a fifth"),
         Derived("width", chosen, size_rule),
         Derived("layers", config.num_layers, "a layer per 32 of width, at least 4"),
-        Derived("parameters", config.num_parameters()["total"], "of the Qwen3 layout: heads of 64, feed-forward 8/3 widths"),
+        Derived(
+            "parameters",
+            config.num_parameters()["total"],
+            "of the Qwen3 layout: heads of 64, feed-forward 8/3 widths",
+        ),
         Derived("tokens", num_tokens, "compute over FLOP per token"),
-        Derived("tokens_per_step", tokens_per_step, "512 at 2.2M tokens, growing with tokens^0.383 (arXiv 2505.13738)"),
-        Derived("learning_rate", 2e-3 * factor, "matrices 2e-3 at width 128 and 512 tokens per step; 1/width, root of batch"),
+        Derived(
+            "tokens_per_step",
+            tokens_per_step,
+            "512 at 2.2M tokens, growing with tokens^0.383 (arXiv 2505.13738)",
+        ),
+        Derived(
+            "learning_rate",
+            2e-3 * factor,
+            "matrices 2e-3 at width 128 and 512 tokens per step; 1/width, root of batch",
+        ),
     ]
     return plan, derived

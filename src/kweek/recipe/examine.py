@@ -86,7 +86,9 @@ def examine(exam: Exam) -> dict[str, Any]:
             }.items()
         }
     if exam.votes:
-        groups = attempt(engine, asker, items[: exam.num_votes], samples=SAMPLES, temperature=1.0, key=exam.key)
+        groups = attempt(
+            engine, asker, items[: exam.num_votes], samples=SAMPLES, temperature=1.0, key=exam.key
+        )
         report["votes"] = {
             str(k): {
                 "majority": [majority_of(group, k) for group in groups],

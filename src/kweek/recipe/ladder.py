@@ -88,7 +88,9 @@ def climb(rung: Rung) -> dict[str, Any]:
     return asdict(result)
 
 
-def training_flop_per_second(plan: BasePlan, sources: Sequence[Source], eos_id: int, dtype: torch.dtype) -> float:
+def training_flop_per_second(
+    plan: BasePlan, sources: Sequence[Source], eos_id: int, dtype: torch.dtype
+) -> float:
     """How fast this machine trains the plan's network with the current number of threads (median update)."""
     network = build(plan, 0)
     trainer = Trainer(network, SplitOptimiser(network, LearningRates()), compute_dtype=dtype)

@@ -58,7 +58,9 @@ def _first_bytes(texts: Sequence[str], allowance: float) -> list[str]:
 def validation_texts(corpus: Artifact, max_bytes: int, split: str = "validation") -> dict[str, list[str]]:
     """Held-out documents by source, with held-out task texts as one more source."""
     texts = texts_by_source(corpus, split, max_bytes)
-    texts[TASKS] = stories.sample_texts(f"bits/{split}", 200, "validation" if split == "validation" else "test")
+    texts[TASKS] = stories.sample_texts(
+        f"bits/{split}", 200, "validation" if split == "validation" else "test"
+    )
     return texts
 
 

@@ -78,6 +78,8 @@ def documents_bits(by_source: Mapping[str, BitsPerByte]) -> float:
     return pool([result for source, result in by_source.items() if source != TASKS]).value
 
 
-def evaluate_bits(network: Network, tokenizer: Tokenizer, texts: Mapping[str, list[str]]) -> dict[str, BitsPerByte]:
+def evaluate_bits(
+    network: Network, tokenizer: Tokenizer, texts: Mapping[str, list[str]]
+) -> dict[str, BitsPerByte]:
     """Bits per byte of each source at the length the network was trained for."""
     return bits_per_byte(network, tokenizer, dict(texts), context_length=MAX_LENGTH)

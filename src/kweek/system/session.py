@@ -45,7 +45,9 @@ class _Pieces:
 
     def __init__(self, tokenizer: Tokenizer, on_piece: OnPiece) -> None:
         self._tokenizer, self._on_piece = tokenizer, on_piece
-        self._kinds = {tokenizer.special[name]: kind for name, kind in _AFTER.items() if name in tokenizer.special}
+        self._kinds = {
+            tokenizer.special[name]: kind for name, kind in _AFTER.items() if name in tokenizer.special
+        }
         self._kind: PieceKind = "answer"
         self._bytes = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
@@ -93,7 +95,8 @@ class Session:
             if len(self.messages) == 1:
                 self.messages.pop()
                 raise KweekError(
-                    f"the question takes {len(prompt)} tokens; the model has room for {room}", fix="shorten it"
+                    f"the question takes {len(prompt)} tokens; the model has room for {room}",
+                    fix="shorten it",
                 )
             del self.messages[:2]
             forgotten += 2

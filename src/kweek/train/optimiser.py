@@ -51,7 +51,9 @@ class Muon(torch.optim.Optimizer):
     The update of an (O, I) matrix is scaled by sqrt(max(1, O/I)), so that its size does not depend on shape.
     """
 
-    def __init__(self, params: Any, lr: float = 0.01, momentum: float = 0.95, weight_decay: float = 0.1) -> None:
+    def __init__(
+        self, params: Any, lr: float = 0.01, momentum: float = 0.95, weight_decay: float = 0.1
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -64,6 +66,7 @@ class Muon(torch.optim.Optimizer):
             for shape, params in by_shape.items():
                 updates = []
                 for p in params:
+                    assert p.grad is not None  # chosen above
                     state = self.state[p]
                     if not state:
                         state["momentum"] = torch.zeros_like(p)
@@ -84,7 +87,8 @@ def orthogonalise(matrices_NOI: torch.Tensor, num_steps: int = 5) -> torch.Tenso
     for _ in range(num_steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if transposed else x
+    result: torch.Tensor = x.mT if transposed else x
+    return result
 
 
 class SplitOptimiser:

@@ -111,7 +111,12 @@ class Trainer:
         """Weights, optimiser state and position in one file, replaced atomically."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= self.optimiser.state()
-        about = {"step": totals.step, "num_tokens": totals.num_tokens, "flop": totals.flop, "extra": extra or {}}
+        about = {
+            "step": totals.step,
+            "num_tokens": totals.num_tokens,
+            "flop": totals.flop,
+            "extra": extra or {},
+        }
         data = save({k: v.contiguous() for k, v in tensors.items()}, metadata={"kweek": json.dumps(about)})
         files.write_bytes(path, data)
 
@@ -122,10 +127,16 @@ class Trainer:
             about = _metadata(path)
         except Exception as error:
             raise StoreError(
-                f"checkpoint cannot be read ({error})", where=str(path), fix="delete it to start this stage anew"
+                f"checkpoint cannot be read ({error})",
+                where=str(path),
+                fix="delete it to start this stage anew",
             ) from error
         self.network.load_state_dict(
-            {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
+            {
+                name.removeprefix("network."): value
+                for name, value in tensors.items()
+                if name.startswith("network.")
+            }
         )
         self.optimiser.load_state({n: v for n, v in tensors.items() if n.startswith("optimiser.")})
         return Trained(about["step"], about["num_tokens"], about["flop"]), about["extra"]
@@ -137,8 +148,9 @@ def checkpoint_step(path: Path) -> int:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    with safe_open(path, framework="pt") as handle:  # type: ignore[no-untyped-call]
-        return json.loads(handle.metadata()["kweek"])  # type: ignore[no-any-return]
+    with safe_open(path, framework="pt") as handle:
+        about: dict[str, Any] = json.loads(handle.metadata()["kweek"])
+    return about
 
 
 def fit(

@@ -29,19 +29,35 @@ class Config(StageConfig):
         "*": Role("any further model", required=False),
     }
 
-    problems: int = setting(400, doc="held-out problems for greedy accuracy", reason="an interval of about 4 points either way", ge=20)
-    vote_problems: int = setting(150, doc="held-out problems with 16 samples each", reason="shows a gain of 8 points from voting", ge=10)
-    bits_bytes: int = setting(120_000, doc="bytes of held-out documents", reason="bits per byte to about 1%", gt=0)
+    problems: int = setting(
+        400,
+        doc="held-out problems for greedy accuracy",
+        reason="an interval of about 4 points either way",
+        ge=20,
+    )
+    vote_problems: int = setting(
+        150,
+        doc="held-out problems with 16 samples each",
+        reason="shows a gain of 8 points from voting",
+        ge=10,
+    )
+    bits_bytes: int = setting(
+        120_000, doc="bytes of held-out documents", reason="bits per byte to about 1%", gt=0
+    )
     lines: dict[str, tuple[str, str]] = setting(
         {"main": ("sft", "rl")},
         doc="lines of alignment: the model before and the model after reinforcement",
         reason="the built-in recipe's main line",
     )
     quantized: dict[str, str] = setting(
-        {"quantized": "rl"}, doc="each compressed model and the model it came from", reason="the built-in recipe's last stage"
+        {"quantized": "rl"},
+        doc="each compressed model and the model it came from",
+        reason="the built-in recipe's last stage",
     )
     many: str | None = setting(
-        None, doc="the model taught by many demonstrations without reinforcement", reason="not every recipe has it"
+        None,
+        doc="the model taught by many demonstrations without reinforcement",
+        reason="not every recipe has it",
     )
 
 
@@ -50,7 +66,9 @@ def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Es
     base = inputs["base"]
     models = [role for role in inputs if role not in ("corpus", "budget", "base")]
     voting = {model for line in config.lines.values() for model in line}
-    answers = len(models) * (2 * config.problems + 2 * config.vote_problems) + 16 * config.vote_problems * len(voting)
+    answers = len(models) * (
+        2 * config.problems + 2 * config.vote_problems
+    ) + 16 * config.vote_problems * len(voting)
     flop = 2.2 * base["num_parameters"] * answers * 110
     return Estimate(flop, 4.0 * flop / base["flop_per_second"] + 15.0, 1.5e9)
 
@@ -84,10 +102,14 @@ def run(ctx: StageContext) -> None:
         nonlocal done
         done += 1
         correct = report["held_out"]["correct"]
-        ctx.progress(done, len(jobs), f"{name}: {100 * sum(correct) / len(correct):.1f}% of held-out problems")
+        ctx.progress(
+            done, len(jobs), f"{name}: {100 * sum(correct) / len(correct):.1f}% of held-out problems"
+        )
 
     ordered = {name: jobs[name] for name in order}
-    reports = side_by_side(examine, ordered, ctx.threads, ctx.state / "exams.json", on_result, ctx.should_stop)
+    reports = side_by_side(
+        examine, ordered, ctx.threads, ctx.state / "exams.json", on_result, ctx.should_stop
+    )
     reports = {name: reports[name] for name in models}
     tasks = _accuracies(ctx, reports)
     _bits(ctx, reports)
@@ -104,8 +126,12 @@ def run(ctx: StageContext) -> None:
         ctx.records.append("answer_cost", model=name, flop=cost["flop"], tokens=cost["tokens"])
         for sample in report["transcripts"]:
             ctx.records.append("sample", model=name, **sample)
-    ctx.ledger.add("evaluate", sum(r["cost"]["flop"] * len(r["held_out"]["correct"]) for r in reports.values()), "fp32")
-    ctx.out.metrics.update(tasks=tasks, verdicts=lines, answer_flop={name: r["cost"]["flop"] for name, r in reports.items()})
+    ctx.ledger.add(
+        "evaluate", sum(r["cost"]["flop"] * len(r["held_out"]["correct"]) for r in reports.values()), "fp32"
+    )
+    ctx.out.metrics.update(
+        tasks=tasks, verdicts=lines, answer_flop={name: r["cost"]["flop"] for name, r in reports.items()}
+    )
     ctx.out.write_json("items.json", reports)
 
 
@@ -161,7 +187,9 @@ def _votes(ctx: StageContext, reports: Reports) -> None:
 def _comparisons(ctx: StageContext, config: Config, reports: Reports) -> None:
     """A paired test for every difference that the report speaks of."""
 
-    def compare(name: str, a: str, b: str, metric: str, before: Sequence[float], after: Sequence[float]) -> None:
+    def compare(
+        name: str, a: str, b: str, metric: str, before: Sequence[float], after: Sequence[float]
+    ) -> None:
         found = paired_difference([float(x) for x in after], [float(x) for x in before])
         ctx.records.append("paired", name=name, a=b, b=a, metric=metric, **found._asdict())
 
@@ -169,24 +197,57 @@ def _comparisons(ctx: StageContext, config: Config, reports: Reports) -> None:
         if before not in reports or after not in reports:
             continue
         old, new = reports[before], reports[after]
-        compare(f"{line}: reinforcement", before, after, "accuracy", old["held_out"]["correct"], new["held_out"]["correct"])
+        compare(
+            f"{line}: reinforcement",
+            before,
+            after,
+            "accuracy",
+            old["held_out"]["correct"],
+            new["held_out"]["correct"],
+        )
         compare(
             f"{line}: beyond the forced tool", f"{before}, tool forced", after, "accuracy",
             old["forced_tool"]["correct"], new["held_out"]["correct"],
         )  # fmt: skip
         for probe in old.get("elsewhere", {}):
-            compare(f"{line}: {probe}", before, after, "accuracy", old["elsewhere"][probe]["correct"], new["elsewhere"][probe]["correct"])
+            compare(
+                f"{line}: {probe}",
+                before,
+                after,
+                "accuracy",
+                old["elsewhere"][probe]["correct"],
+                new["elsewhere"][probe]["correct"],
+            )
         for name in (before, after):
             votes = reports[name]["votes"]
-            compare(f"{name}: majority of 16", f"{name}, one sample", f"{name}, majority of 16", "accuracy", votes["1"]["majority"], votes["16"]["majority"])
+            compare(
+                f"{name}: majority of 16",
+                f"{name}, one sample",
+                f"{name}, majority of 16",
+                "accuracy",
+                votes["1"]["majority"],
+                votes["16"]["majority"],
+            )
     for small, large in config.quantized.items():
         if small in reports and large in reports:
-            compare("4 bits", large, small, "accuracy", reports[large]["held_out"]["correct"], reports[small]["held_out"]["correct"])
+            compare(
+                "4 bits",
+                large,
+                small,
+                "accuracy",
+                reports[large]["held_out"]["correct"],
+                reports[small]["held_out"]["correct"],
+            )
     for name in (name for name in reports if name != "base"):
         for source, bits in reports["base"]["bits"].items():
             found = compare_bits(_measured(reports[name]["bits"][source]), _measured(bits))
             ctx.records.append(
-                "paired", name=f"what {name} lost on {source}", a="base", b=name, metric="bits per byte", **found._asdict()
+                "paired",
+                name=f"what {name} lost on {source}",
+                a="base",
+                b=name,
+                metric="bits per byte",
+                **found._asdict(),
             )
 
 

@@ -15,13 +15,17 @@ from kweek.protocols import Request
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.materials import Mix, token_sources, validation_texts
 from kweek.recipe.plans import read_plan
-from kweek.recipe.precision import fast_dtype
+from kweek.recipe.precision import fast_dtype, name_of
 from kweek.recipe.pretraining import documents_bits, evaluate_bits, pretrain
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.trainer import StepResult, Trained, checkpoint_step
 
 AGES = (0.0, 0.06, 0.25, 0.6, 1.0)  # of the tokens: the abilities shown appear early and unevenly
-AGE_PROMPTS = ("Return the ", "12+7=", "Sam has 12 coins. He finds 5 more. How many coins does Sam have now?\n")
+AGE_PROMPTS = (
+    "Return the ",
+    "12+7=",
+    "Sam has 12 coins. He finds 5 more. How many coins does Sam have now?\n",
+)
 VALIDATION_BYTES = 120_000  # gives bits per byte to about 1% of its value
 RECORD_EVERY = 10  # steps between loss records: some 500 points on a curve
 
@@ -49,7 +53,10 @@ def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Es
     scale = inputs["scale"]
     flop = scale["target_flop"]
     return Estimate(
-        flop, scale["target_seconds"], 1.0e9, {key: scale[key] for key in ("num_parameters", "num_tokens", "flop_per_second")}
+        flop,
+        scale["target_seconds"],
+        1.0e9,
+        {key: scale[key] for key in ("num_parameters", "num_tokens", "flop_per_second")},
     )
 
 
@@ -69,7 +76,9 @@ def run(ctx: StageContext) -> None:
     def show(network: Network, number: int, totals: Trained) -> None:
         bits = evaluate_bits(network, tokenizer, texts)
         values = {source: result.value for source, result in bits.items()}
-        ctx.records.append("age", age=number, step=totals.step, tokens=totals.num_tokens, prompts=answers(network, tokenizer))
+        ctx.records.append(
+            "age", age=number, step=totals.step, tokens=totals.num_tokens, prompts=answers(network, tokenizer)
+        )
         ctx.records.append("validation", step=totals.step, tokens=totals.num_tokens, bits_per_byte=values)
 
     def on_step(network: Network, totals: Trained, result: StepResult, speed: float) -> None:
@@ -99,7 +108,7 @@ def run(ctx: StageContext) -> None:
         progress=ctx.progress,
         should_stop=ctx.should_stop,
     )
-    precision = "fp32" if dtype == torch.float32 else "bf16"
+    precision = name_of(dtype)
     ctx.ledger.add("pretrain", done.totals.flop, precision, tokens=done.totals.num_tokens)
     bits = evaluate_bits(done.network, tokenizer, texts)
     save_model(ctx.out, done.network, torch.float32)
@@ -131,4 +140,3 @@ def _rewind(ctx: StageContext, state: Path) -> bool:
     step = checkpoint_step(state)
     ctx.records.rewind(lambda record: record.get("step", 0) <= step)
     return step > 0
-

@@ -40,7 +40,9 @@ class Config(StageConfig):
     }
 
     threads: Literal[1, "all"] = setting(
-        1, doc="CPU threads: 1 or all", reason="two lines of alignment side by side use two cores better than one on both"
+        1,
+        doc="CPU threads: 1 or all",
+        reason="two lines of alignment side by side use two cores better than one on both",
     )
     steps: int = setting(50, doc="policy updates", reason="measured: gains flatten after 40 to 60", ge=1)
     prompts: int = setting(24, doc="problems per update", reason="as in the measured trial", ge=1)
@@ -48,12 +50,25 @@ class Config(StageConfig):
     learning_rate: float = setting(
         2.5e-4, doc="of all parameters", reason="measured: 5e-4 and above unlearn the hardest stories", gt=0
     )
-    warmup: int = setting(5, doc="updates of linear warm-up", reason="the moments of the optimiser start empty", ge=0)
-    share_sums: float = setting(0.1, doc="share of bare sums among the problems", reason="keeps what was taught beside stories", ge=0, le=1)
-    replay_weight: float = setting(
-        0.1, doc="weight of small talk and pretraining text", reason="without it greetings turned to nonsense in one seed of two", ge=0
+    warmup: int = setting(
+        5, doc="updates of linear warm-up", reason="the moments of the optimiser start empty", ge=0
     )
-    gold_every: int = setting(10, doc="updates between measurements on held-out problems", reason="a second of every twenty", ge=1)
+    share_sums: float = setting(
+        0.1,
+        doc="share of bare sums among the problems",
+        reason="keeps what was taught beside stories",
+        ge=0,
+        le=1,
+    )
+    replay_weight: float = setting(
+        0.1,
+        doc="weight of small talk and pretraining text",
+        reason="without it greetings turned to nonsense in one seed of two",
+        ge=0,
+    )
+    gold_every: int = setting(
+        10, doc="updates between measurements on held-out problems", reason="a second of every twenty", ge=1
+    )
 
 
 def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Estimate:
@@ -70,7 +85,9 @@ def run(ctx: StageContext) -> None:
     network, tokenizer = load(ctx.inputs["model"])
     asker = Asker(tokenizer, whole_number, Calculator(tokenizer))
     rate = config.learning_rate
-    trainer = Trainer(network, SplitOptimiser(network, LearningRates(rate, rate, rate, rate), weight_decay=0.0))
+    trainer = Trainer(
+        network, SplitOptimiser(network, LearningRates(rate, rate, rate, rate), weight_decay=0.0)
+    )
     state = ctx.state / "train.safetensors"
     step = checkpoint_step(state)
     ctx.records.rewind(lambda record: record.get("step", 0) <= step and step > 0)
@@ -86,13 +103,26 @@ def run(ctx: StageContext) -> None:
             raise Interrupted
         started = time.monotonic()
         step = totals.step
-        items = stories.problems(f"rl/{ctx.seed}/{step}", config.prompts, "train", share_sums=config.share_sums)
-        groups = attempt(Engine(network), asker, items, samples=config.samples, temperature=1.0, key=f"rl/{ctx.seed}/{step}")
+        items = stories.problems(
+            f"rl/{ctx.seed}/{step}", config.prompts, "train", share_sums=config.share_sums
+        )
+        groups = attempt(
+            Engine(network),
+            asker,
+            items,
+            samples=config.samples,
+            temperature=1.0,
+            key=f"rl/{ctx.seed}/{step}",
+        )
         factor = min(1.0, (step + 1) / max(1, config.warmup))
         done = update(trainer, groups, factor, replay(step))
         sampling = sum(outcome.flop for group in groups for outcome in group)
         learning = done.step.flop if done.step else 0.0
-        totals = Trained(step + 1, totals.num_tokens + sum(o.num_new_tokens for g in groups for o in g), totals.flop + sampling + learning)
+        totals = Trained(
+            step + 1,
+            totals.num_tokens + sum(o.num_new_tokens for g in groups for o in g),
+            totals.flop + sampling + learning,
+        )
         gold = None
         if totals.step % config.gold_every == 0 or totals.step == config.steps:
             greedy = attempt(Engine(network), asker, held_out)
@@ -112,7 +142,9 @@ def run(ctx: StageContext) -> None:
     bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
     save_model(ctx.out, network, torch.float32)
     tokenizer.save(ctx.out)
-    ctx.out.metrics.update(bits_per_byte=documents_bits(bits), num_parameters=network.config.num_parameters()["total"])
+    ctx.out.metrics.update(
+        bits_per_byte=documents_bits(bits), num_parameters=network.config.num_parameters()["total"]
+    )
 
 
 def _guard(ctx: StageContext, trainer: Trainer, asker: Asker) -> None:
@@ -120,10 +152,18 @@ def _guard(ctx: StageContext, trainer: Trainer, asker: Asker) -> None:
     items = stories.problems("audit", AUDIT_ITEMS, "train", share_sums=0.1)
     findings = audit(whole_number, [item.question for item in items], [item.answer for item in items])
     for finding in findings:
-        ctx.records.append("audit", attack=finding.attack, score=finding.score, limit=finding.limit, passed=finding.passed)
+        ctx.records.append(
+            "audit", attack=finding.attack, score=finding.score, limit=finding.limit, passed=finding.passed
+        )
     require_sound(findings)
     sign = check_sign(trainer, asker, items[:SIGN_PAIRS])
-    ctx.records.append("sign", pairs=sign.num_pairs, margin_before=sign.margin_before, margin_after=sign.margin_after, passed=True)
+    ctx.records.append(
+        "sign",
+        pairs=sign.num_pairs,
+        margin_before=sign.margin_before,
+        margin_after=sign.margin_after,
+        passed=True,
+    )
 
 
 def _replay(ctx: StageContext, tokenizer: Any, config: Config) -> Any:
@@ -131,7 +171,9 @@ def _replay(ctx: StageContext, tokenizer: Any, config: Config) -> Any:
     if config.replay_weight == 0:
         return lambda step: []
     talk = chat_segments(tokenizer, stories.small_talk())
-    sources: list[Source] = token_sources(ctx.inputs["corpus"], tokenizer, Mix(0.3, 100_000, f"replay/{ctx.seed}"))
+    sources: list[Source] = token_sources(
+        ctx.inputs["corpus"], tokenizer, Mix(0.3, 100_000, f"replay/{ctx.seed}")
+    )
     texts = list(PackedMix(sources, [LENGTH] * config.steps, LENGTH, ctx.seed, tokenizer.eos_id).rows())
 
     def segments(step: int) -> list[Segment]:

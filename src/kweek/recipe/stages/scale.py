@@ -12,11 +12,13 @@ from kweek.recipe.jobs import side_by_side
 from kweek.recipe.ladder import FRACTIONS, Result, Rung, as_record, climb, training_flop_per_second
 from kweek.recipe.materials import Mix, token_sources
 from kweek.recipe.plans import FILE, as_document
-from kweek.recipe.precision import fast_dtype
-from kweek.stats.scaling import forecast
+from kweek.recipe.precision import fast_dtype, name_of
+from kweek.stats.scaling import fit_power_law, forecast
 from kweek.tokenize.tokenizer import Tokenizer
 
-SHARE_OF_PEAK = 0.35  # what eager training of a 1M-parameter network reaches of the matrix peak; for estimates only
+SHARE_OF_PEAK = (
+    0.35  # what eager training of a 1M-parameter network reaches of the matrix peak; for estimates only
+)
 
 
 class Config(StageConfig):
@@ -36,10 +38,18 @@ class Config(StageConfig):
         le=1,
     )
     task_share: float = setting(
-        0.6, doc="share of rows that hold generated tasks, as in pretrain", reason="the ladder must train what it forecasts", ge=0, le=1
+        0.6,
+        doc="share of rows that hold generated tasks, as in pretrain",
+        reason="the ladder must train what it forecasts",
+        ge=0,
+        le=1,
     )
     width: int | None = setting(
-        None, doc="width of the base model, instead of the derived one", reason="derived from the budget", ge=32, multiple_of=32
+        None,
+        doc="width of the base model, instead of the derived one",
+        reason="derived from the budget",
+        ge=32,
+        multiple_of=32,
     )
     fractions: tuple[float, ...] = setting(
         FRACTIONS,
@@ -48,7 +58,10 @@ class Config(StageConfig):
         min_length=6,
     )
     validation_bytes: int = setting(
-        120_000, doc="bytes of held-out documents that a run is measured on", reason="as in pretrain: one yardstick for both", gt=0
+        120_000,
+        doc="bytes of held-out documents that a run is measured on",
+        reason="as in pretrain: one yardstick for both",
+        gt=0,
     )
 
 
@@ -75,7 +88,9 @@ def run(ctx: StageContext) -> None:
     dtype = fast_dtype(ctx.machine_peak)
     ctx.records.rewind(lambda record: False)  # records follow from the finished runs kept in the state folder
     flop = _budget_flop(ctx, config, tokenizer)
-    plan, derived = plan_base(config.pretrain_share * flop, tokenizer.vocab_size, tokenizer.eos_id, config.width)
+    plan, derived = plan_base(
+        config.pretrain_share * flop, tokenizer.vocab_size, tokenizer.eos_id, config.width
+    )
     for item in derived:
         ctx.records.append("derived", **dataclasses.asdict(item))
     rungs = [
@@ -106,18 +121,21 @@ def run(ctx: StageContext) -> None:
     results = [Result(**climbed[rung.name]) for rung in rungs]
     for result in results:
         ctx.records.append("run", **as_record(result))
-    done = forecast([r.flop for r in results], [r.bits_per_byte for r in results], plan.target_flop)
-    ctx.records.append("law", floor=done.law.floor, scale=done.law.scale, exponent=done.law.exponent)
+    done = forecast([(r.flop, r.bits_per_byte) for r in results], plan.target_flop)
+    law = fit_power_law([r.flop for r in results], [r.bits_per_byte for r in results])
+    ctx.records.append("law", **law._asdict())
     frozen = {"lo": done.lo, "mid": done.mid, "hi": done.hi}
     ctx.records.append(
         "forecast",
         **frozen,
         target_flop=plan.target_flop,
         coverage=done.coverage,
-        half_width=(done.hi - done.lo) / 2 / done.mid,
+        half_width=done.half_width,
     )
-    precision = "fp32" if "float32" in str(dtype) else "bf16"
-    ctx.ledger.add("ladder", sum(r.flop for r in results), precision, tokens=sum(r.num_tokens for r in results))
+    precision = name_of(dtype)
+    ctx.ledger.add(
+        "ladder", sum(r.flop for r in results), precision, tokens=sum(r.num_tokens for r in results)
+    )
     ctx.out.write_json(FILE, as_document(plan))
     ctx.out.metrics.update(
         forecast=frozen,

@@ -46,16 +46,22 @@ class Config(StageConfig):
     }
 
     threads: Literal[1, "all"] = setting(
-        1, doc="CPU threads: 1 or all", reason="two lines of alignment side by side use two cores better than one on both"
+        1,
+        doc="CPU threads: 1 or all",
+        reason="two lines of alignment side by side use two cores better than one on both",
     )
-    demonstrations: int = setting(2048, doc="number of chats", reason="enough to teach the format of each style", ge=8)
+    demonstrations: int = setting(
+        2048, doc="number of chats", reason="enough to teach the format of each style", ge=8
+    )
     styles: tuple[stories.Style, ...] = setting(
         ("direct", "reasoned", "tool"),
         doc="how the answers are reached, in rotation",
         reason="mixed demonstrations leave the choice of strategy to reinforcement",
         min_length=1,
     )
-    batch_size: int = setting(16, doc="chats per update", reason="the number of updates decides, so batches are small", ge=1)
+    batch_size: int = setting(
+        16, doc="chats per update", reason="the number of updates decides, so batches are small", ge=1
+    )
     settings: tuple[Setting, ...] = setting(
         (
             Setting(learning_rate=5e-4, epochs=2),
@@ -66,9 +72,17 @@ class Config(StageConfig):
         reason="reinforcement must not be compared with a handicapped start",
         min_length=1,
     )
-    replay_tokens: int = setting(256, doc="tokens of pretraining text per update", reason="measured: abolishes the loss elsewhere", ge=0)
+    replay_tokens: int = setting(
+        256,
+        doc="tokens of pretraining text per update",
+        reason="measured: abolishes the loss elsewhere",
+        ge=0,
+    )
     validation_problems: int = setting(
-        192, doc="held-out problems that settings are judged on", reason="tells settings apart that differ by ten points", ge=16
+        192,
+        doc="held-out problems that settings are judged on",
+        reason="tells settings apart that differ by ten points",
+        ge=16,
     )
 
 
@@ -86,10 +100,14 @@ def run(ctx: StageContext) -> None:
     """Train every setting from the same start and keep the best."""
     config: Config = ctx.config
     network, tokenizer = load(ctx.inputs["model"])
-    chats = chat_segments(tokenizer, stories.demonstrations(f"sft/{ctx.seed}", config.demonstrations, config.styles))
+    chats = chat_segments(
+        tokenizer, stories.demonstrations(f"sft/{ctx.seed}", config.demonstrations, config.styles)
+    )
     replay = token_sources(ctx.inputs["corpus"], tokenizer, Mix(0.3, 200_000, f"replay/{ctx.seed}"))
     start = {name: value.clone() for name, value in network.state_dict().items()}
-    total_steps = sum(_batches(config, s, chats, replay, tokenizer, ctx.seed).num_steps for s in config.settings)
+    total_steps = sum(
+        _batches(config, s, chats, replay, tokenizer, ctx.seed).num_steps for s in config.settings
+    )
     ctx.records.rewind(lambda record: False)
     best: tuple[float, dict[str, torch.Tensor]] | None = None
     rows: list[dict[str, Any]] = []
@@ -99,7 +117,9 @@ def run(ctx: StageContext) -> None:
         initialise_special_rows(network, tokenizer, int(keyed_generator("rows", ctx.seed).integers(2**62)))
         batches = _batches(config, chosen, chats, replay, tokenizer, ctx.seed)
         offset = done_steps
-        totals = _train(ctx, network, chosen, batches, ctx.state / f"{number}.safetensors", offset, total_steps)
+        totals = _train(
+            ctx, network, chosen, batches, ctx.state / f"{number}.safetensors", offset, total_steps
+        )
         done_steps += batches.num_steps
         accuracy = _validate(network, tokenizer, config.validation_problems)
         ctx.ledger.add("sft", totals.flop, "fp32", tokens=totals.num_tokens)
@@ -137,7 +157,13 @@ def _batches(
 
 
 def _train(
-    ctx: StageContext, network: Network, chosen: Setting, batches: ChatBatches, state: Path, offset: int, total: int
+    ctx: StageContext,
+    network: Network,
+    chosen: Setting,
+    batches: ChatBatches,
+    state: Path,
+    offset: int,
+    num_steps: int,
 ) -> Trained:
     """Train one setting, going on from its checkpoint; a finished one is only loaded."""
     rate = chosen.learning_rate
@@ -151,8 +177,8 @@ def _train(
                 learning_rate=rate, gradient_norm=result.gradient_norm, tokens_per_second=speed, flop=totals.flop,
             )  # fmt: skip
 
-    def progress(done: float, _: float, note: str = "", **values: float) -> None:
-        ctx.progress(offset + done, total, note, **values)
+    def progress(done: float, total: float, note: str = "", **values: float) -> None:
+        ctx.progress(offset + done, num_steps, note, **values)
 
     totals = fit(
         trainer,
