@@ -42,19 +42,19 @@ HEAD = "name: t\nstages:\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nam: t\nstages: {}\n", "toy.yaml:1: nam: unknown key 'nam'. Did you mean 'name'?"),
+        ("nam: t\nstages: {}\n", "toy.yaml:1: nam: unknown key 'nam'. Write 'name'"),
         ("stages:\n  n: {kind: toy_stages.numbers}\n", "toy.yaml: name: missing. Give it a value."),
         ("name: t\n", "toy.yaml: stages: expected stages by name. Write stages:."),
         ("name: t\nstages: {}\n", "toy.yaml:2: stages: no stages. Add at least one."),
         (HEAD + "  n: {}\n", "toy.yaml:3: stages.n.kind: a stage needs its kind. Write kind: KIND."),
         (HEAD + "  n: 3\n", "toy.yaml:3: stages.n: expected the keys of a stage. Write kind: KIND."),
         (HEAD + "  N: {kind: toy_stages.numbers}\n", "toy.yaml:3: stages.N: 'N' is not a stage name"),
-        (HEAD + "  n: {kind: pretain}\n", "unknown stage kind 'pretain'. Did you mean 'pretrain'?"),
+        (HEAD + "  n: {kind: pretain}\n", "unknown stage kind 'pretain'. Write 'pretrain'"),
         (HEAD + "  n: {kind: no.such.kind}\n", "stages.n.kind: stage kind 'no.such.kind' names a module"),
         (HEAD + "  n: {kind: json.decoder}\n", "module json.decoder has no class Config"),
         (
             HEAD + "  n:\n    kind: toy_stages.numbers\n    cuont: 3\n",
-            "toy.yaml:5: stages.n.cuont: unknown key 'cuont'. Did you mean 'count'?",
+            "toy.yaml:5: stages.n.cuont: unknown key 'cuont'. Write 'count'",
         ),
         (
             HEAD + "  n:\n    kind: toy_stages.numbers\n    count: many\n",
@@ -82,7 +82,7 @@ HEAD = "name: t\nstages:\n"
         ),
         (
             HEAD + "  n: {kind: toy_stages.numbers}\n  w: {kind: toy_stages.walk, inputs: {number: n}}\n",
-            "kind 'toy_stages.walk' takes no input 'number'. Did you mean 'numbers'?",
+            "kind 'toy_stages.walk' takes no input 'number'. Write 'numbers'",
         ),
         (
             HEAD + "  n: {kind: toy_stages.walk, inputs: {numbers: m}}\n"
@@ -98,7 +98,7 @@ HEAD = "name: t\nstages:\n"
         ("prior: {lo: 1}\n" + HEAD + "  n: {kind: toy_stages.numbers}\n", "prior.mid: missing (and 1 more)"),
         (
             "prior: {low: 1}\n" + HEAD + "  n: {kind: toy_stages.numbers}\n",
-            "toy.yaml:1: prior.low: unknown key 'low' (and 3 more). Did you mean 'lo'?",
+            "toy.yaml:1: prior.low: unknown key 'low' (and 3 more). Write 'lo'",
         ),
     ],
 )
@@ -179,7 +179,7 @@ def test_recipes_survive_being_written(seed, budget, prior, count, scale, label)
 
 
 def test_nearest() -> None:
-    assert nearest("learnin_rate", ["learning_rate", "threads"]) == "did you mean 'learning_rate'?"
+    assert nearest("learnin_rate", ["learning_rate", "threads"]) == "write 'learning_rate', the nearest valid name"
     assert nearest("zzz", ["b", "a"]) == "use one of: a, b"
     assert nearest("zzz", []) == "remove it"
 

@@ -5,6 +5,7 @@ Start-up matters (`kweek --help` in half a second): verbs import what they need 
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import Annotated
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 
 from kweek import __version__
-from kweek.cli import plan, recipe, run
+from kweek.cli import flops, get, model, plan, recipe, run
 from kweek.errors import Interrupted, KweekError
 
 EXIT_BUG, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
@@ -22,6 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # the decorated help takes a quarter of a second to import
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Grow a language model from raw documents to an aligned, tool-using, 4-bit model.",
 )
@@ -43,7 +45,7 @@ def _options(
     """Options before the verb; `main` has seen them already."""
 
 
-for _verb in (run, plan, recipe):
+for _verb in (run, plan, get, model, flops, recipe):
     _verb.register(app)
 
 
@@ -54,28 +56,31 @@ def main(arguments: list[str] | None = None) -> None:
     # Accepted anywhere, because an error is seen after the command was typed.
     words = [word for word in words if word != "--debug"]
     try:
-        app(words, standalone_mode=True)
+        app(words)
+        status, line = 0, ""
     except KweekError as error:
-        status, line = EXIT_USER, str(error)
+        status, line = _told(debug, EXIT_USER, str(error))
     except (Interrupted, KeyboardInterrupt):
-        status, line = EXIT_INTERRUPTED, ""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not sys.exit: a Ctrl-C that once reached an `exec`, as when a dataclass is imported, makes Python end
+        # with SIGINT at its exit, whatever status is asked for.
+        os._exit(EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe (`| head`) has left
-        sys.stderr.close()
-        sys.exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status, line = 0, ""
     except Exception as error:
-        status = EXIT_BUG
-        line = " ".join(str(error).split()) or type(error).__name__
-        if not _own(error):
+        line = " ".join(str(error).split())
+        if not type(error).__module__.startswith("kweek."):  # those say everything in their text
             line = f"{type(error).__name__}: {line} (a fault of Kweek; --debug shows where)"
-    else:
-        sys.exit(0)
-    if debug:
-        traceback.print_exc()
+        status, line = _told(debug, EXIT_BUG, line)
     if line:
         print(f"kweek: {line}", file=sys.stderr)
     sys.exit(status)
 
 
-def _own(error: Exception) -> bool:
-    """Whether the error is one whose text already says everything (`StageFailed`)."""
-    return type(error).__module__.startswith("kweek.")
+def _told(debug: bool, status: int, line: str) -> tuple[int, str]:
+    """Status and line of the error being handled; prints its traceback first when asked to."""
+    if debug:
+        traceback.print_exc()
+    return status, line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from kweek.recipe.schema import Recipe
 
 # The options that `run` and `plan` share.
-RecipeArgument = Annotated[str, typer.Argument(metavar="[RECIPE]", help="A built-in name or a YAML file.")]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in name or a YAML file.")]
 CorpusOption = Annotated[Path | None, typer.Option("--corpus", help="Folder of your own documents.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/RECIPE when left out.")]
 BudgetOption = Annotated[str | None, typer.Option("--budget", help="What to spend: 10min, 2h, 1e15FLOP.")]
@@ -53,8 +54,6 @@ def plan(
 
     Examples: kweek plan · kweek plan laptop --budget 20min · kweek plan mine.yaml --set seed=3 --json
     """
-    from rich.console import Console
-
     from kweek.recipe.builtin import load_recipe
     from kweek.recipe.folder import RunFolder
     from kweek.recipe.machine import default_threads
@@ -66,7 +65,14 @@ def plan(
     if as_json:
         print(json.dumps(made.to_dict(), indent=1))
     else:
-        draw_plan(made, folder.path, Console())
+        draw_plan(made, folder.path, make_console())
+
+
+def make_console() -> Console:
+    """Standard output; where it is no terminal, wide enough that no column is cut."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 110)
 
 
 def _state(stage: PlannedStage) -> str:

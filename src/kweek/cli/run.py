@@ -20,6 +20,7 @@ from kweek.cli.plan import (
     SetOption,
     ThreadsOption,
     draw_plan,
+    make_console,
     run_folder,
 )
 
@@ -52,8 +53,6 @@ def run(
 
     Examples: kweek run · kweek run laptop --corpus notes --out runs/notes · kweek run --budget 20min --seed 1
     """
-    from rich.console import Console
-
     from kweek.cli.live import make_face
     from kweek.errors import Interrupted
     from kweek.recipe.builtin import load_recipe
@@ -70,7 +69,7 @@ def run(
         if as_json:
             print(json.dumps({"event": "plan", "plan": made.to_dict()}), flush=True)
         else:
-            draw_plan(made, folder, Console())
+            draw_plan(made, folder, make_console())
         faces.append(make_face(loaded, made, as_json))
 
     try:
@@ -94,7 +93,7 @@ def run(
         print(json.dumps({"event": "report", "path": str(report)}), flush=True)
     _close(faces)
     if not as_json:
-        _draw_summary(summary, report, Console())
+        _draw_summary(summary, report, make_console())
 
 
 def _close(faces: list[Face]) -> None:

@@ -40,6 +40,12 @@ class Budget:
 
     def __str__(self) -> str:
         if self.flop is not None:
-            return f"{self.flop!r}FLOP"
+            return f"{_digits(self.flop)}FLOP"
         assert self.seconds is not None
-        return f"{self.seconds!r}s" if self.seconds % 60 else f"{self.seconds / 60!r}min"
+        return f"{_digits(self.seconds)}s" if self.seconds % 60 else f"{_digits(self.seconds / 60)}min"
+
+
+def _digits(number: float) -> str:
+    """A number with as many digits as give it back exactly: 10, 1e15, 0.1."""
+    short = f"{number:g}"
+    return (short if float(short) == number else repr(number)).replace("e+", "e")

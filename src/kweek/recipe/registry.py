@@ -41,7 +41,7 @@ def nearest(name: str, valid: list[str]) -> str:
     """The remedy for a wrong name: the nearest valid one, or the list of all."""
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.55)
     if close:
-        return f"did you mean {close[0]!r}?"
+        return f"write {close[0]!r}, the nearest valid name"
     return f"use one of: {', '.join(sorted(valid))}" if valid else "remove it"
 
 
@@ -58,7 +58,7 @@ def module_of(kind: str, where: str | None = None) -> str:
     raise ConfigError(
         f"unknown stage kind {kind!r}",
         where=where,
-        fix=nearest(kind, list(BUILTIN_KINDS)) + " (your own kind: the dotted path of its module)",
+        fix=nearest(kind, list(BUILTIN_KINDS)) + ", or the dotted path of your own module",
     )
 
 
