@@ -50,17 +50,16 @@ class StageView:
     values: dict[str, float] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     started: float = 0.0
-    first_fraction: float | None = None
+    first: tuple[float, float] | None = None  # time and fraction of the first progress
     seconds: float | None = None
     _skip: int = 1
     _count: int = 0
 
-    def progress(self, event: dict[str, Any]) -> None:
+    def progress(self, event: dict[str, Any], now: float) -> None:
         """Take in one progress event."""
         total = event["total"]
         self.fraction = min(1.0, event["done"] / total) if total > 0 else 0.0
-        if self.first_fraction is None:
-            self.first_fraction = self.fraction
+        self.first = self.first or (now, self.fraction)
         self.note, self.values = event["note"], event["values"]
         if "loss" in self.values:
             self._count += 1
@@ -75,15 +74,12 @@ class StageView:
             return self.planned
         if self.status != "running":
             return 0.0
-        elapsed = now - self.started
-        gained = self.fraction - (self.first_fraction or 0.0)
-        if gained > 0.02 and elapsed > 2.0:
-            return elapsed / gained * (1.0 - self.fraction)
-        return (
-            max(self.planned - elapsed, 0.0)
-            if not self.first_fraction
-            else self.planned * (1 - self.fraction)
-        )
+        began, before = self.first or (self.started, 0.0)
+        if self.fraction - before > 0.02 and now - began > 2.0:
+            return (now - began) / (self.fraction - before) * (1.0 - self.fraction)
+        if before:  # resumed, and has not shown its pace yet
+            return self.planned * (1.0 - self.fraction)
+        return max(self.planned - (now - self.started), 0.0)
 
 
 class RunView:
@@ -103,7 +99,7 @@ class RunView:
         if view is None:
             return None
         if event["event"] == "progress":
-            view.progress(event)
+            view.progress(event, self.clock())
         elif event["event"] == "stage":
             view.status = event["status"]
             if view.status == "running":

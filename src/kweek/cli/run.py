@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def run(
         report = render(folder)
     except (Interrupted, KeyboardInterrupt):
         _close(faces)
-        print(f"Stopped. What was done is saved in {folder}; to go on: {command}", file=sys.stderr)
+        print(f"Stopped. What was done is saved in {folder}; to go on: {as_typed(command)}", file=sys.stderr)
         raise Interrupted from None
     except BaseException:
         _close(faces)
@@ -94,6 +95,17 @@ def run(
     _close(faces)
     if not as_json:
         _draw_summary(summary, report, make_console())
+
+
+def as_typed(command: str) -> str:
+    """A `kweek ...` command in the words that reach this installation from the present shell."""
+    program = Path(sys.argv[0])
+    if program.stem == "__main__":
+        return f"python -m {command}"
+    found = shutil.which("kweek")
+    if program.stem != "kweek" or (found and Path(found).exists() and Path(found).samefile(program)):
+        return command
+    return f"{shlex.quote(str(program))}{command.removeprefix('kweek')}"
 
 
 def _close(faces: list[Face]) -> None:
@@ -160,4 +172,4 @@ def _draw_summary(summary: dict[str, Any], report: Path, console: Console) -> No
         console.print(f"Sizes: {sizes}", highlight=False)
     console.print(f"Report: {report}", highlight=False)
     for command in summary["next"]:
-        console.print(f"Next: {command}", highlight=False)
+        console.print(f"Next: {as_typed(command)}", highlight=False)
