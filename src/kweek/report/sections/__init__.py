@@ -1,0 +1,1 @@
+"""The sections of a report, one author each; `render` decides their order."""

@@ -1,0 +1,88 @@
+"""Guards: what was tried to fool the verifier, and whether the reward pushed the right way."""
+
+from __future__ import annotations
+
+from kweek.report import figures
+from kweek.report.glossary import term
+from kweek.report.history import History, Record
+from kweek.report.markup import Child, Markup, join, tag
+from kweek.report.section import Missing, Section
+from kweek.report.tables import Column, number, table
+from kweek.report.transcript import shortened
+
+TITLE = "Guards"
+FRAME = ("kind", "time", "step", "passed")  # fields of a record that are not its findings
+
+
+def section(history: History) -> Section | Missing:
+    """Attacks on the verifier and the check of the sign."""
+    audits, signs = history.of("audit"), history.of("sign")
+    if not audits and not signs:
+        return Missing(TITLE, "checks before reinforcement learning (records “audit” and “sign”)")
+    lede = join(
+        "Whatever a verifier rewards is what training produces. So it is ",
+        term("verifier_audit", "audited"),
+        " before it may train anything, and a ",
+        term("sign_check", "sign check"),
+        " comes before the first update.",
+    )
+    tables: dict[str, tuple[list[str], list[Record]]] = {}
+    for stage in history.stages_with("audit"):
+        records = history.of("audit", stage)
+        found = repr([{k: v for k, v in r.values.items() if k not in FRAME[:2]} for r in records])
+        tables.setdefault(found, ([], records))[0].append(stage)  # stages with equal findings share a table
+    blocks: list[Child] = [_audit(stages, records) for stages, records in tables.values()]
+    return Section("guards", TITLE, lede, [*blocks, _signs(signs)])
+
+
+def passed(found: bool | None) -> Markup:
+    """Whether a check passed, by sign and word."""
+    if found is None:
+        return tag("span", figures.NONE, class_="none")
+    sign = tag("span", "✓" if found else "✗", aria_hidden="true", class_="sign")
+    return tag(
+        "span", sign, " passed" if found else " failed", class_=["mark", "right" if found else "wrong"]
+    )
+
+
+def _audit(stages: list[str], records: list[Record]) -> Markup:
+    columns = [
+        Column("Attack"),
+        Column("Mean score", "number"),
+        Column("Allowed", "number"),
+        Column("Verdict"),
+    ]
+    examples = any(record.text("example") for record in records)
+    if examples:
+        columns.append(Column("Example", "prose"))
+    rows: list[list[Child]] = []
+    for record in records:
+        at_least = record.flag("at_least")
+        if at_least is None:  # without word of it, only right answers must reach their limit
+            at_least = record.name("attack").startswith("gold") and record.number("limit") == 1
+        limit = ["at least " if at_least else "at most ", number(record.number("limit"), figures.decimal)]
+        score = number(record.number("score"), lambda v: figures.decimal(v, 3))
+        row: list[Child] = [record.name("attack"), score, limit, passed(record.flag("passed"))]
+        if examples:
+            row.append(tag("code", shortened(record.text("example") or "", 80), dir="auto"))
+        rows.append(row)
+    of = " and ".join(stages)
+    return table(
+        join(term("verifier_audit"), f" before {of}"), columns, rows, name=f"Verifier audit before {of}"
+    )
+
+
+def _signs(signs: list[Record]) -> Child:
+    if not signs:
+        return None
+    keys = list(dict.fromkeys(key for record in signs for key in record.numbers() if key not in FRAME))
+    columns = [Column("Stage"), *(Column(key.replace("_", " ").capitalize(), "number") for key in keys)]
+    columns.append(Column("Verdict"))
+    rows: list[list[Child]] = [
+        [record.stage, *(number(record.number(key)) for key in keys), passed(record.flag("passed"))]
+        for record in signs
+    ]
+    note = "Margin: mean log-probability of the right answer less that of the wrong one, before and after an update."
+    return table(
+        term("sign_check"), columns, rows, name="Sign check", note=note if "margin_before" in keys else None
+    )
