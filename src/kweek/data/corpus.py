@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from kweek.data.clean import Boilerplate, clean_text, fault
 from kweek.data.dedup import Removal, deduplicate
 from kweek.data.document import Document
+from kweek.data.funnel import Funnel, Tally
 from kweek.data.mix import Reservoir, Share, mix, repeated
 from kweek.data.split import SPLITS, Fractions, Split, assign
 from kweek.errors import DataError, Interrupted
@@ -60,53 +61,6 @@ class Settings:
     min_train_bytes: int = 200_000
     max_repeats: float = 1.0
     fractions: Fractions = field(default_factory=Fractions)
-
-
-class Funnel:
-    """How many documents and bytes of each source remain after each step, and what each rule took out.
-
-    `rows` are in order of happening: {"step", "source", "documents", "bytes"}; those of the step "dropped"
-    carry the "rule" as well.
-    """
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def count(self, step: str, documents: Iterable[Document], sources: Iterable[str]) -> None:
-        """Add one row per source for the documents that remain."""
-        tally = Tally()
-        for document in documents:
-            tally.add(document.source, document.num_bytes)
-        self.add(step, tally, sources)
-
-    def add(self, step: str, tally: Tally, sources: Iterable[str]) -> None:
-        """Add one row per source."""
-        for source in sorted(sources):
-            number, size = tally.counts.get(source, (0, 0))
-            self.rows.append({"step": step, "source": source, "documents": number, "bytes": size})
-
-    def dropped(self, rule: str, tally: Tally) -> None:
-        """Add one row per source that lost something to a rule."""
-        for source, (number, size) in sorted(tally.counts.items()):
-            row = {"step": "dropped", "rule": rule, "source": source, "documents": number, "bytes": size}
-            self.rows.append(row)
-
-    def total(self, step: str) -> tuple[int, int]:
-        """Documents and bytes of all sources after a step."""
-        rows = [row for row in self.rows if row["step"] == step]
-        return sum(row["documents"] for row in rows), sum(row["bytes"] for row in rows)
-
-
-class Tally:
-    """Documents and bytes by source."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, tuple[int, int]] = {}
-
-    def add(self, source: str, num_bytes: int, documents: int = 1) -> None:
-        """Count some documents."""
-        number, size = self.counts.get(source, (0, 0))
-        self.counts[source] = (number + documents, size + num_bytes)
 
 
 @dataclass
@@ -157,11 +111,11 @@ def build(
     funnel, names = Funnel(), sorted(streams)
     held = _collect(streams, settings, seed, funnel, should_stop)
     documents = _without_boilerplate(held, funnel)
-    funnel.count("unique", documents, names)
+    funnel.add("unique", Tally.of(documents), names)
     distinct = deduplicate(documents, portion(progress, 0.0, 0.9))
     gone = {removal.id for removal in distinct.removed}
-    _count_dropped(funnel, "near duplicate", (d for d in documents if d.id in gone))
-    funnel.count("distinct", distinct.kept, names)
+    funnel.dropped("near duplicate", Tally.of(d for d in documents if d.id in gone))
+    funnel.add("distinct", Tally.of(distinct.kept), names)
     by_source = {name: [document for document in distinct.kept if document.source == name] for name in names}
     empty = [name for name in names if not by_source[name]]
     if empty:
@@ -171,13 +125,13 @@ def build(
     mixed = mix(
         by_source, settings.weights, budget=settings.mix_bytes, seed=seed, max_repeats=settings.max_repeats
     )
-    funnel.count("mixed", mixed.documents, names)
+    funnel.add("mixed", Tally.of(mixed.documents), names)
     sides = assign(mixed.documents, distinct.links, settings.fractions)
     splits: dict[Split, list[Document]] = {side: [] for side in SPLITS}
     for document in mixed.documents:
         splits[sides[document.id]].append(document)
     for side in SPLITS:
-        funnel.count(side, splits[side], names)
+        funnel.add(side, Tally.of(splits[side]), names)
     _require(splits, settings, funnel)
     splits["train"] = [
         document
@@ -240,19 +194,12 @@ def _without_boilerplate(documents: list[Document], funnel: Funnel) -> list[Docu
     gone = Tally()
     for document in documents:
         bare = boilerplate.remove(document)
-        if bare is not document and (fault(bare.text) or bare.id in kept):
+        if bare.id in kept or (bare is not document and fault(bare.text)):
             gone.add(document.source, document.num_bytes)
         else:
             kept[bare.id] = bare
     funnel.dropped("only boilerplate", gone)
     return list(kept.values())
-
-
-def _count_dropped(funnel: Funnel, rule: str, documents: Iterable[Document]) -> None:
-    tally = Tally()
-    for document in documents:
-        tally.add(document.source, document.num_bytes)
-    funnel.dropped(rule, tally)
 
 
 def _require(splits: Mapping[Split, Sequence[Document]], settings: Settings, funnel: Funnel) -> None:

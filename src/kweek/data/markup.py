@@ -24,6 +24,7 @@ _PARAGRAPHS = {
 _LINES = {"br", "li", "tr", "dt", "dd", "option", "caption"}
 _CELLS = {"td", "th"}
 
+_OPENING = re.compile(r"<(?=[a-zA-Z/!?])")  # any other "<" is text
 _NAME = re.compile(r"</?([a-zA-Z][a-zA-Z0-9]*)")
 _ATTRIBUTE_OR_END = re.compile(r"=\s*[\"']|>")
 _BLANKS = re.compile(r"\s+")
@@ -36,11 +37,12 @@ def html_text(page: str) -> str:
     out: list[str] = []
     position = 0
     preformatted = 0
-    while (opening := page.find("<", position)) >= 0:
+    while (found := _OPENING.search(page, position)) is not None:
+        opening = found.start()
         _add(out, page[position:opening], preformatted)
         match = _NAME.match(page, opening)
         if match is None:
-            position = _skip_other(page, opening, out)
+            position = _skip_other(page, opening)
             continue
         position = _tag_end(page, opening)
         name, closing = match[1].lower(), page[opening + 1] == "/"
@@ -50,7 +52,7 @@ def html_text(page: str) -> str:
             preformatted = max(0, preformatted - 1) if closing else preformatted + 1
         if name in _PARAGRAPHS:
             out.append("\n\n")
-        elif name in _LINES:
+        elif name in _LINES and not closing:
             out.append("\n")
         elif name in _CELLS:
             out.append(" ")
@@ -71,14 +73,12 @@ def _tidy(text: str) -> str:
     return _BREAKS.sub("\n\n", folded).replace("\x1f", " ").strip("\n")
 
 
-def _skip_other(page: str, opening: int, out: list[str]) -> int:
-    """Pass over a comment or declaration; a "<" that opens nothing is text."""
-    for start, end in (("<!--", "-->"), ("<![CDATA[", "]]>"), ("<!", ">"), ("<?", ">"), ("</", ">")):
-        if page.startswith(start, opening):
-            found = page.find(end, opening + len(start))
-            return found + len(end) if found >= 0 else len(page)
-    out.append("<")
-    return opening + 1
+def _skip_other(page: str, opening: int) -> int:
+    """Pass over a comment, a declaration or a closing tag without a name."""
+    markers = (("<!--", "-->"), ("<![CDATA[", "]]>"), ("<", ">"))
+    start, end = next(pair for pair in markers if page.startswith(pair[0], opening))
+    found = page.find(end, opening + len(start))
+    return found + len(end) if found >= 0 else len(page)
 
 
 def _tag_end(page: str, opening: int) -> int:

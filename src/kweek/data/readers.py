@@ -27,8 +27,8 @@ MAX_FILE_CHARS = 4 << 30  # unpacked; larger is a bomb, or data that wants a pip
 MAX_LINE_CHARS = 1 << 20  # nobody writes a paragraph of a million characters; machines write such lines
 MAX_HTML_CHARS = 8 << 20  # a page is parsed as a whole
 MAX_STRANGE = 0.02  # share of control characters: prose has none, a log with colour codes stays below
-LONG_DOCUMENT_CHARS = 64 << 10  # a longer file is cut ...
-PIECE_CHARS = 16 << 10  # ... into pieces of about this size, so that a book can be split, mixed and shuffled
+LONG_DOCUMENT_CHARS = 16 << 10  # a longer text is cut ...
+PIECE_CHARS = 8 << 10  # ... into pieces of about this size, so that a single book can be mixed and split
 
 _TEXT = {".txt": "und", ".md": "und", ".rst": "und", ".py": "python", ".html": "und", ".htm": "und"}
 _CONTAINERS = (".jsonl", ".parquet")

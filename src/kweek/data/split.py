@@ -72,8 +72,8 @@ def assign(
         fractions: shares held out.
 
     A file with more bytes than a held-out side should have is dealt out document by document, as it could
-    only go to training whole; a group of that size, files and links together, does go to training. Then the
-    hash decides, within bounds: of every source a held-out side gets at least its share and at most twice
+    only go to training whole; a group of twice that size, files and links together, does go to training. Then
+    the hash decides, within bounds: of every source a held-out side gets at least its share and at most twice
     that, as far as the sizes of groups allow. Without the bounds a source of few, large files may be missing
     from a side.
     """
@@ -83,7 +83,7 @@ def assign(
         totals[document.source] = totals.get(document.source, 0) + document.num_bytes
     largest = sum(totals.values()) * max(shares.validation, shares.test)
     groups = [_describe(documents, members) for members in _grouped(documents, links, largest)]
-    groups = sorted((g for g in groups if g.size <= largest), key=lambda group: group.position)
+    groups = sorted((g for g in groups if g.size <= 2 * largest), key=lambda group: group.position)
     sides: dict[str, Split] = {document.id: "train" for document in documents}
     held_out: tuple[tuple[Split, float, float], ...] = (
         ("test", 0.0, shares.test),
