@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from kweek.model.cache import KVCache
 from kweek.model.config import ModelConfig
-from kweek.model.fused import attend, project_heads
+from kweek.model.fused import HeadLayout, attend, project_heads
 from kweek.model.linear import FusedLinear, Linear
 
 #: Longest sequence whose scores are kept for the backward pass on a CPU; beyond it flash attention does less work.
-MAX_KEPT_SCORES_TIME = {torch.float32: 256, torch.bfloat16: 1024}
+MAX_KEPT_SCORES_TIME = {torch.float32: 128, torch.bfloat16: 1024}
 #: Added to a score that must not count. Finite, so that a row of padding that may attend to nothing has no NaN.
 FORBIDDEN = -1e9
 
@@ -45,15 +45,14 @@ class Context:
     """What all layers of one forward pass share.
 
     Attributes:
-        cosine, sine: of the rotations, (T, E), or (B, 1, T, E) where rows differ; sine's first half negated.
+        layout: of the heads, with the rotations of these positions.
         bias: (B or 1, 1, T, T), 0 or `FORBIDDEN`, for attention that keeps its scores; else None.
         mask: bool (B, 1, T, S), true where a query may attend; None for plain causal attention.
         cache: keys and values of the tokens before, or None.
         dtype: of the matrix products.
     """
 
-    cosine: Tensor
-    sine: Tensor
+    layout: HeadLayout
     bias: Tensor | None
     mask: Tensor | None
     cache: KVCache | None
@@ -67,21 +66,35 @@ class Tables:
     """
 
     def __init__(self, config: ModelConfig) -> None:
+        self._config = config
         self._frequencies = inverse_frequencies(config)
         self._rotations: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._biases: dict[tuple[int, torch.dtype], Tensor] = {}
 
-    def rotations(self, num_positions: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Cosine and sine of at least `num_positions` positions, (2, positions, E).
+    def layout(self, positions: Tensor | int, device: torch.device, dtype: torch.dtype) -> HeadLayout:
+        """The heads' layout for positions (B, T), or for 0 .. `positions` - 1."""
+        config = self._config
+        if isinstance(positions, int):
+            query, key = self._table(positions, device, dtype)[:, :, :positions]
+        else:
+            table = self._table(int(positions.max()) + 1, device, dtype)
+            query, key = table[:, :, positions].unsqueeze(3)
+        return HeadLayout(
+            config.num_heads, config.num_kv_heads, config.head_dim, config.norm_epsilon, query, key
+        )
+
+    def _table(self, num_positions: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """(2, 2, positions, E): for scaled queries and for keys, cosine and sine.
 
         Both halves of E hold the same angles (NeoX pairing: dimension i turns with i + E/2).
         """
         table = self._rotations.get((device, dtype))
-        if table is None or table.shape[1] < num_positions:
+        if table is None or table.shape[2] < num_positions:
             size = max(64, 1 << (num_positions - 1).bit_length())
             angles = torch.outer(torch.arange(size, dtype=torch.float32), self._frequencies)
             cosine, sine = angles.cos(), angles.sin()
-            table = torch.stack((torch.cat((cosine, cosine), -1), torch.cat((-sine, sine), -1)))
+            key = torch.stack((torch.cat((cosine, cosine), -1), torch.cat((-sine, sine), -1)))
+            table = torch.stack((key * self._config.head_dim**-0.5, key))
             self._rotations[device, dtype] = table = table.to(device, dtype)
         return table
 
@@ -111,15 +124,20 @@ class Attention(nn.Module):
         bias = None if self.qkv_proj.bias is None else self.qkv_proj.bias.to(dtype)
         qkv_BTZ = F.linear(x_BTD, self.qkv_proj.weight.to(dtype), bias)
         gains = torch.stack((self.q_norm.weight, self.k_norm.weight)).to(dtype) if config.qk_norm else None
-        sizes = (config.num_heads, config.num_kv_heads, config.head_dim)
-        q, k, v = project_heads(qkv_BTZ, gains, context.cosine, context.sine, sizes, config.norm_epsilon)
+        q, k, v = project_heads(qkv_BTZ, gains, context.layout)
         if context.bias is not None:
             out_BTZ = attend(q, k, v, context.bias)
         else:
             if context.cache is not None:
                 k, v = context.cache.update(self.layer, k, v)
-            causal = context.mask is None and q.shape[2] > 1
-            shared = config.num_heads != config.num_kv_heads
-            out = F.scaled_dot_product_attention(q, k, v, context.mask, is_causal=causal, enable_gqa=shared)
+            out = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                context.mask,
+                is_causal=context.mask is None and q.shape[2] > 1,
+                scale=1.0,  # the queries come scaled
+                enable_gqa=config.num_heads != config.num_kv_heads,
+            )
             out_BTZ = out.transpose(1, 2).flatten(2)
         return F.linear(out_BTZ, self.o_proj.weight.to(dtype))

@@ -8,6 +8,7 @@ Shapes: N rows (B times T), D width, F ffn, H heads, K key heads, M = H + K, E h
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,17 +38,20 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, gain_D, inverse_N1 = ctx.saved_tensors
         grad_ND = grad_ND.to(x_ND.dtype)
-        grad_x_ND, grad_gain_D = _norm_gradients(grad_ND, x_ND, gain_D, inverse_N1)
-        return grad_x_ND, grad_gain_D, None, None
-
-
-def _norm_gradients(grad: Tensor, x: Tensor, gain: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of x * inverse * gain to x and to gain, over the last dimension."""
-    shift = (grad * gain).mul_(inverse)
-    unit = x * inverse
-    along = torch.linalg.vecdot(shift, unit).unsqueeze(-1).mul_(1 / x.shape[-1])
-    grad_gain = (grad * unit).flatten(0, -2).sum(0)
-    return shift.addcmul_(unit, along, value=-1), grad_gain
+        # A layer norm whose mean is zero, except that its gradient also subtracts the mean of what comes in:
+        # torch has one kernel for that gradient, and the mean is added back.
+        grad_x_ND, grad_gain_D, _ = torch.ops.aten.native_layer_norm_backward(
+            grad_ND,
+            x_ND,
+            gain_D.shape,
+            torch.zeros_like(inverse_N1),
+            inverse_N1,
+            gain_D,
+            None,
+            (True, True, False),
+        )
+        mean_N1 = (grad_ND @ gain_D).unsqueeze(-1).mul_(1 / gain_D.numel())
+        return grad_x_ND.addcmul_(mean_N1, inverse_N1), grad_gain_D, None, None
 
 
 def rms_norm(x: Tensor, gain_D: Tensor, epsilon: float, dtype: torch.dtype | None = None) -> Tensor:
@@ -59,100 +63,115 @@ def rms_norm(x: Tensor, gain_D: Tensor, epsilon: float, dtype: torch.dtype | Non
     return _RMSNorm.apply(x, gain_D, epsilon, dtype or x.dtype)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor, out: Tensor | None = None) -> Tensor:
     """Turn the pairs (i, i + E/2) of the last dimension; `sine` has its first half negated.
 
-    The inverse is the same with `-sine`.
+    The inverse is the same with `-sine`. `out` may have any strides; it is contiguous by default.
     """
-    return (x * cosine).addcmul_(x.roll(x.shape[-1] // 2, -1), sine)
+    if out is None:
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    torch.mul(x, cosine, out=out)
+    return out.addcmul_(x.roll(x.shape[-1] // 2, -1), sine)
+
+
+@dataclass(frozen=True)
+class HeadLayout:
+    """How projected rows are cut into heads, and how queries and keys turn.
+
+    Attributes:
+        num_heads, num_kv_heads, head_dim: H, K and E.
+        epsilon: of the norms.
+        query, key: cosine and sine by position, (2, T, E), or (2, B, 1, T, E) where rows differ in position.
+            Those for queries hold the factor 1 / sqrt(E) of attention.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    epsilon: float
+    query: Tensor
+    key: Tensor
+
+    def cut(self, rows_BTZ: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of the rotated heads (B, T, M, E) and of the values (B, K, T, E)."""
+        rotated = (self.num_heads + self.num_kv_heads) * self.head_dim
+        front, back = rows_BTZ[..., :rotated], rows_BTZ[..., rotated:]
+        size = (-1, self.head_dim)
+        return torch.unflatten(front, -1, size), torch.unflatten(back, -1, size).transpose(1, 2)
+
+    def widen(self, gains_2E: Tensor) -> Tensor:
+        """The gain of every rotated head side by side, (M E,)."""
+        counts = (self.num_heads, self.num_kv_heads)
+        return torch.cat([gain.repeat(count) for gain, count in zip(gains_2E, counts, strict=True)])
 
 
 class _Heads(torch.autograd.Function):
-    """Projected rows to rotated heads. Saves its input and the inverse norms, nothing else."""
+    """Works on (B, T, M, E), where the gains and their gradient are plain rows, until heads come first."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        qkv_BTZ: Tensor,
-        gains: Tensor | None,
-        cosine: Tensor,
-        sine: Tensor,
-        sizes: tuple[int, int, int],
-        epsilon: float,
+        ctx: Any, qkv_BTZ: Tensor, gains_2E: Tensor | None, layout: HeadLayout
     ) -> tuple[Tensor, Tensor, Tensor]:
-        num_heads, num_kv_heads, head_dim = sizes
-        heads = qkv_BTZ.unflatten(-1, (-1, head_dim)).transpose(1, 2)
-        rotated, v = heads.split((num_heads + num_kv_heads, num_kv_heads), dim=1)
-        inverse = None
-        if gains is not None:
-            inverse = _inverse_root_mean_square(rotated, epsilon).to(qkv_BTZ.dtype)
-            gain_ME = _gain_by_head(gains, sizes)
-            unit = torch.empty(rotated.shape, dtype=rotated.dtype, device=rotated.device)
-            rotated = torch.mul(rotated, inverse, out=unit).mul_(gain_ME)
-        ctx.save_for_backward(qkv_BTZ, gains, cosine, sine, inverse)
-        ctx.sizes = sizes
-        q, k = rotate(rotated.contiguous(), cosine, sine).split((num_heads, num_kv_heads), dim=1)
-        return q.contiguous(), k.contiguous(), v.contiguous()
+        heads, v = layout.cut(qkv_BTZ)
+        unit = inverse = None
+        if gains_2E is not None:
+            inverse = _inverse_root_mean_square(heads, layout.epsilon).to(heads.dtype)
+            unit = heads * inverse
+            heads = (unit.flatten(2) * layout.widen(gains_2E)).view(unit.shape)
+        ctx.save_for_backward(gains_2E, unit, inverse)
+        ctx.layout, ctx.shape = layout, qkv_BTZ.shape
+        q, k = heads.transpose(1, 2).split((layout.num_heads, layout.num_kv_heads), dim=1)
+        return rotate(q, *layout.query), rotate(k, *layout.key), v.contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor) -> tuple[Tensor | None, ...]:
-        qkv_BTZ, gains, cosine, sine, inverse = ctx.saved_tensors
-        num_heads, num_kv_heads, head_dim = ctx.sizes
-        grad = rotate(torch.cat((grad_q, grad_k), dim=1), cosine, -sine)
-        x = qkv_BTZ.unflatten(-1, (-1, head_dim)).transpose(1, 2)[:, : num_heads + num_kv_heads]
-        grad_gains = None
-        if gains is not None:
-            gain_ME = _gain_by_head(gains, ctx.sizes)
-            shift = (grad * gain_ME).mul_(inverse)
-            unit = x * inverse
-            along = torch.linalg.vecdot(shift, unit).unsqueeze(-1).mul_(1 / head_dim)
-            by_head = (grad * unit).sum((0, 2))
-            grad_gains = torch.stack((by_head[:num_heads].sum(0), by_head[num_heads:].sum(0))).to(gains.dtype)
-            grad = shift.addcmul_(unit, along, value=-1)
-        grad_qkv = torch.empty_like(qkv_BTZ)
-        heads = grad_qkv.unflatten(-1, (-1, head_dim)).transpose(1, 2)
-        heads[:, : num_heads + num_kv_heads] = grad
-        heads[:, num_heads + num_kv_heads :] = grad_v
-        return grad_qkv, grad_gains, None, None, None, None
-
-
-def _gain_by_head(gains_2E: Tensor, sizes: tuple[int, int, int]) -> Tensor:
-    return gains_2E.repeat_interleave(torch.tensor(sizes[:2]), dim=0).unsqueeze(1)
+        gains_2E, unit, inverse = ctx.saved_tensors
+        layout: HeadLayout = ctx.layout
+        grad_qkv = grad_q.new_empty(ctx.shape)
+        target, target_v = layout.cut(grad_qkv)
+        target_v.copy_(grad_v)
+        grad = target if gains_2E is None else grad_q.new_empty(target.shape)
+        back_q, back_k = grad.transpose(1, 2).split((layout.num_heads, layout.num_kv_heads), dim=1)
+        rotate(grad_q, layout.query[0], -layout.query[1], out=back_q)
+        rotate(grad_k, layout.key[0], -layout.key[1], out=back_k)
+        if gains_2E is None:
+            return grad_qkv, None, None
+        by_head = (grad * unit).view(-1, *grad.shape[2:]).sum(0)
+        grad_gains = torch.stack(
+            [part.sum(0) for part in by_head.split((layout.num_heads, layout.num_kv_heads))]
+        )
+        shift = grad.flatten(2).mul_(layout.widen(gains_2E)).view(grad.shape)
+        along = torch.linalg.vecdot(shift, unit).unsqueeze(-1).mul_(-1 / layout.head_dim)
+        torch.mul(shift.addcmul_(unit, along), inverse, out=target)
+        return grad_qkv, grad_gains, None
 
 
 def project_heads(
-    qkv_BTZ: Tensor,
-    gains_2E: Tensor | None,
-    cosine: Tensor,
-    sine: Tensor,
-    sizes: tuple[int, int, int],
-    epsilon: float,
+    qkv_BTZ: Tensor, gains_2E: Tensor | None, layout: HeadLayout
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cut fused projections into heads, normalise and rotate queries and keys.
 
     Args:
         qkv_BTZ: queries, keys and values side by side, Z = (H + 2K) E.
-        gains_2E: gains of the norms of queries and of keys, None for a layout without them.
-        cosine, sine: (T, E), or (B, 1, T, E) where rows differ in position.
-        sizes: H, K and E.
+        gains_2E: gains of the norms of queries and of keys, None for an architecture without them.
 
     Returns:
-        contiguous q (B, H, T, E), k and v (B, K, T, E).
+        contiguous q (B, H, T, E), divided by sqrt(E), and k and v (B, K, T, E).
     """
-    return _Heads.apply(qkv_BTZ, gains_2E, cosine, sine, sizes, epsilon)  # type: ignore[no-untyped-call, no-any-return]
+    return _Heads.apply(qkv_BTZ, gains_2E, layout)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, bias: Tensor) -> Tensor:
         batch, heads, time, size = q_BHTE.shape
+        # The heads that share a key head stand below one another: one product per key head.
         groups = batch * k_BKTE.shape[1]
-        # the heads that share a key head stand below one another: one product per key head
-        q, k, v = (x.reshape(groups, -1, size) for x in (q_BHTE * size**-0.5, k_BKTE, v_BKTE))
+        q, k, v = (x.reshape(groups, -1, size) for x in (q_BHTE, k_BKTE, v_BKTE))
         scores = torch.bmm(q, k.transpose(1, 2))
         scores.view(batch, heads, time, time).add_(bias)
-        shares = torch.softmax(scores, -1)
+        shares = torch.softmax(scores, -1, out=scores)
         ctx.save_for_backward(q, k, v, shares)
         out = torch.bmm(shares, v).view(batch, heads, time, size)
         return out.transpose(1, 2).reshape(batch, time, heads * size)
@@ -162,21 +181,23 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, grad_BTZ: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, shares = ctx.saved_tensors
         batch, time, size = *grad_BTZ.shape[:2], q.shape[-1]
-        grad = grad_BTZ.unflatten(-1, (-1, size)).transpose(1, 2).reshape(q.shape)
+        grad = torch.unflatten(grad_BTZ, -1, (-1, size)).transpose(1, 2).reshape(q.shape)
         grad_v = torch.bmm(shares.transpose(1, 2), grad)
-        grad_shares = torch.bmm(grad, v.transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(grad_shares, shares, -1, shares.dtype)
-        grad_q = torch.bmm(grad_scores, k).mul_(size**-0.5)
+        grad_scores = torch.bmm(grad, v.transpose(1, 2))
+        torch.ops.aten._softmax_backward_data.out(
+            grad_scores, shares, -1, shares.dtype, grad_input=grad_scores
+        )
+        grad_q = torch.bmm(grad_scores, k)
         grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
         q_BHTE, k_BKTE, v_BKTE = (g.view(batch, -1, time, size) for g in (grad_q, grad_k, grad_v))
         return q_BHTE, k_BKTE, v_BKTE, None
 
 
 def attend(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, bias: Tensor) -> Tensor:
-    """Softmax attention with all scores kept: softmax(q k' / sqrt(E) + bias) v, as (B, T, H E).
+    """Softmax attention with all scores kept: softmax(q k' + bias) v, as (B, T, H E).
 
-    For short sequences on a CPU. torch's flash kernel saves the memory of the scores but its backward pass
-    is slower there, in bf16 by five to ten times. `bias` broadcasts to (B, H, T, T).
+    For short sequences on a CPU: torch's flash kernel saves the memory of the scores, but its backward pass
+    is slower there, in bf16 five to ten times. `bias` broadcasts to (B, H, T, T); q is already scaled.
     """
     return _Attend.apply(q_BHTE, k_BKTE, v_BKTE, bias)  # type: ignore[no-untyped-call, no-any-return]
 

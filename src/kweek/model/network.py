@@ -147,11 +147,7 @@ class Network(nn.Module):
         self, ids_BT: Tensor, positions_BT: Tensor | None, mask: Tensor | None, cache: KVCache | None
     ) -> Context:
         time, dtype, device = ids_BT.shape[1], self.compute_dtype, ids_BT.device
-        if positions_BT is None:
-            cosine, sine = self._tables.rotations(time, device, dtype)[:, :time]
-        else:
-            table = self._tables.rotations(int(positions_BT.max()) + 1, device, dtype)
-            cosine, sine = table[:, positions_BT].unsqueeze(2)
+        layout = self._tables.layout(time if positions_BT is None else positions_BT, device, dtype)
         bias = None
         training = cache is None and torch.is_grad_enabled() and device.type == "cpu"
         if training and time <= MAX_KEPT_SCORES_TIME.get(dtype, 0):
@@ -159,4 +155,4 @@ class Network(nn.Module):
                 bias = self._tables.causal_bias(time, dtype)
             else:
                 bias = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, FORBIDDEN)
-        return Context(cosine, sine, bias, mask, cache, dtype)
+        return Context(layout, bias, mask, cache, dtype)
