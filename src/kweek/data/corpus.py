@@ -98,7 +98,7 @@ def build(
     """Clean, deduplicate, mix and split.
 
     Args:
-        streams: documents by source, read once, one after another.
+        streams: documents by their `source`, read once, one after another.
         settings: weights and limits.
         seed: decides which documents a mix takes when there are more than it needs.
         progress: told the share done of the work after reading.

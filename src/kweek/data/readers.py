@@ -190,7 +190,10 @@ def _examine(path: Path, packing: str, *, any_line: bool) -> tuple[Encoding, int
     head = next(blocks(path, packing), b"")
     if not head:
         raise BadFile("the file is empty")
-    for encoding in candidates(head):
+    encodings = candidates(head)
+    if not encodings:
+        raise BadFile("binary content")
+    for encoding in encodings:
         try:
             return encoding, _try(path, packing, encoding, any_line=any_line)
         except UnicodeError:
