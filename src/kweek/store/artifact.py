@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -73,10 +74,10 @@ class Artifact:
             try:
                 return _read(path, verify)
             except StoreError:
-                if not _in_motion(path) and _identity(path) == before:
+                if not _sibling(path, "old").exists() and _identity(path) == before:
                     raise
-            _put_back(path)
-            time.sleep(_PAUSE)
+            if not _put_back(path):  # then a writer is swapping it at this moment
+                time.sleep(_PAUSE)
         return _read(path, verify)
 
     def file(self, name: str) -> Path:
@@ -110,14 +111,7 @@ class ArtifactWriter:
     def __enter__(self) -> ArtifactWriter:
         with failures(self.target, "create the folder"):
             self.target.parent.mkdir(parents=True, exist_ok=True)
-        lock_path = _sibling(self.target, "lock")
-        self._lock = lock.acquire(lock_path, wait=False)
-        if self._lock is None:
-            raise StoreError(
-                f"is being written by process {lock.holder(lock_path) or 'unknown'}",
-                where=str(self.target),
-                fix="wait until it ends",
-            )
+        self._lock = self._take_lock()
         try:
             with failures(self.target, "prepare the folder"):
                 _settle(self.target)
@@ -211,7 +205,22 @@ class ArtifactWriter:
         finally:
             ops.close(descriptor)
 
+    def _take_lock(self) -> int:
+        """The lock on the place. Raises StoreError when another writer has it."""
+        path = _sibling(self.target, "lock")
+        for _ in range(_PATIENCE):  # a reader that puts an artifact back holds it for a moment
+            held = lock.acquire(path, wait=False)
+            if held is not None:
+                return held
+            time.sleep(_PAUSE)
+        raise StoreError(
+            f"is being written by process {lock.holder(path) or 'unknown'}",
+            where=str(self.target),
+            fix="wait until it ends",
+        )
+
     def _unlock(self) -> None:
+        """Let others write."""
         if self._lock is not None:
             lock.release(_sibling(self.target, "lock"), self._lock)
             self._lock = None
@@ -249,25 +258,22 @@ def _settle(target: Path) -> None:
     _remove_tree(old)
 
 
-def _put_back(target: Path) -> None:
-    """For readers: give the place back to the old artifact if a dead writer left it empty."""
+def _put_back(target: Path) -> bool:
+    """For readers: give the place back to the old artifact if a dead writer left it empty; true when done."""
     old, lock_path = _sibling(target, "old"), _sibling(target, "lock")
     if target.exists() or not _is_artifact(old):
-        return
-    held = lock.acquire(lock_path, wait=True)
+        return False
+    held = lock.acquire(lock_path, wait=True)  # a living writer holds it until the place is taken
     if held is None:
-        return
+        return False
     try:
-        if not target.exists() and _is_artifact(old):  # nobody was quicker
-            with failures(target, "recover the artifact after a crash"):
-                file_ops().rename_dir(old, target)
+        if target.exists() or not _is_artifact(old):  # somebody was quicker
+            return False
+        with failures(target, "recover the artifact after a crash"):
+            file_ops().rename_dir(old, target)
+        return True
     finally:
         lock.release(lock_path, held)
-
-
-def _in_motion(target: Path) -> bool:
-    """Whether a writer is swapping the artifact or died while it did."""
-    return _sibling(target, "old").exists() or (_sibling(target, "new") / MANIFEST).exists()
 
 
 def _identity(target: Path) -> tuple[int, int] | None:
@@ -340,9 +346,13 @@ def _typed(mapping: Any, key: str, kind: type) -> Any:
 def _verify(file: Path, size: int, digest: str | None) -> None:
     """Raise StoreError unless `file` has `size` bytes and, where given, the SHA-256 `digest`."""
     fix = "make the artifact anew"
-    if not file.is_file():
+    try:
+        status = file.stat()  # one call, for a writer may move the file between two
+    except OSError:
+        status = None
+    if status is None or not stat.S_ISREG(status.st_mode):
         raise StoreError("missing, though the manifest names it", where=str(file), fix=fix)
-    found = file.stat().st_size
+    found = status.st_size
     if found != size:
         raise StoreError(f"has {found} bytes where the manifest says {size}", where=str(file), fix=fix)
     if digest is not None and _hash(file) != digest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import sys
@@ -29,6 +30,7 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+@functools.cache  # it cannot change while the process runs, and reading it takes milliseconds
 def _version(package: str) -> str | None:
     """The installed version of a package, None when it is absent."""
     try:
