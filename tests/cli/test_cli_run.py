@@ -67,7 +67,7 @@ def test_help_is_quick_and_lists_the_verbs(place: Path) -> None:
         spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert code == 0
     assert min(spent) < 0.5, "seconds of CPU time"
-    for verb in ("run", "plan", "recipe", "model", "get", "flops"):
+    for verb in ("run", "plan", "chat", "recipe", "model", "get", "flops"):
         assert f"\n  {verb} " in out
 
 

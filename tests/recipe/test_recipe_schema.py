@@ -179,7 +179,10 @@ def test_recipes_survive_being_written(seed, budget, prior, count, scale, label)
 
 
 def test_nearest() -> None:
-    assert nearest("learnin_rate", ["learning_rate", "threads"]) == "write 'learning_rate', the nearest valid name"
+    assert (
+        nearest("learnin_rate", ["learning_rate", "threads"])
+        == "write 'learning_rate', the nearest valid name"
+    )
     assert nearest("zzz", ["b", "a"]) == "use one of: a, b"
     assert nearest("zzz", []) == "remove it"
 

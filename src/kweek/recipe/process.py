@@ -103,8 +103,9 @@ class StageProcess:
         """Wait for the worker's end, and end what it may have left running; returns its exit status.
 
         The group is killed before its leader is reaped: until then no other process can have its number.
+        Without `waitid` (macOS) that moment cannot be had, and the lifelines of those left do it.
         """
-        if sys.platform != "win32":
+        if sys.platform == "linux":
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
             self.kill()
         with self._reap:

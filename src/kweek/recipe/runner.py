@@ -25,6 +25,8 @@ from kweek.recipe.summary import write_summary
 from kweek.store.files import write_json
 from kweek.store.lock import RunLock
 
+#: What stays of a stage's state when the stage is done: it no longer needs anything to resume from.
+KEPT_STATE = ("stage.json", "stderr.txt")
 #: Receives events: {"event": "run"|"stage"|"progress"|"stopping"|"summary", ...}; see `Runner.run`.
 Listener = Callable[[dict[str, Any]], None]
 
@@ -110,6 +112,7 @@ class Runner:
         )
         for stage in self.plan.stages:
             if stage.cached:
+                self.folder.clear_state(stage.name, keep=KEPT_STATE)
                 self._become(stage.name, "cached")
         self._summarise("running")
 
@@ -179,7 +182,7 @@ class Runner:
         child.close()
         artifact = self.folder.finished(name, self._prints[name])
         if artifact is not None:
-            self.folder.clear_state(name, keep=("stage.json", "stderr.txt"))
+            self.folder.clear_state(name, keep=KEPT_STATE)
             self._become(name, "done", seconds=artifact.ledger.get("seconds"))
         elif code == 130 or (self._stopping and code < 0):
             self._become(name, "stopped")
