@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,9 +33,11 @@ def next_commands(recipe: Recipe, folder: RunFolder, status: str, has_model: boo
     """What to type next: go on where a run stopped, else talk to the model and train on one's own text."""
     if status != "done":
         return [command]
-    chat = [f"kweek chat {folder.path}"] if has_model else []
+    chat = [shlex.join(["kweek", "chat", str(folder.path)])] if has_model else []
     own = any("folder" in type(stage.config).model_fields for stage in recipe.stages.values())
-    return chat + ([f"kweek run {recipe.name} --corpus FOLDER --out runs/mine"] if own else [])
+    words = shlex.split(command)
+    source = shlex.quote(words[2]) if len(words) > 2 else recipe.name  # a path stays a path
+    return chat + ([f"kweek run {source} --corpus FOLDER --out runs/mine"] if own else [])
 
 
 def write_summary(
