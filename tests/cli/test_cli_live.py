@@ -121,7 +121,7 @@ def test_plain_lines(view: RunView, clock: Clock) -> None:
     face(stage("b", "running"))
     for _ in range(30):
         clock.now += 1
-        face(progress("b", clock.now - 100, loss=2.31, tokens_per_second=9100.4, peak_share=0.42))
+        face(progress("b", clock.now - 100, loss=2.31, tokens_per_second=9100.4, flop_per_second=4.2e9))
     face(stage("b", "done", seconds=30.0))
     face({"event": "stopping"})
     face.close()
@@ -133,7 +133,7 @@ def test_plain_lines(view: RunView, clock: Clock) -> None:
 
 def test_figures() -> None:
     view = StageView("a", "x.a", 1.0, note="fitting", values={"reward": 0.51234})
-    assert figures(view) == "fitting, reward 0.5123"
+    assert figures(view, 1e10) == "fitting, reward 0.5123"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

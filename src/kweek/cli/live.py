@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kweek.compute.flops import format_seconds
+from kweek.compute.hardware import Peak
 from kweek.recipe.plan import Plan
 from kweek.recipe.schedule import simulate
 from kweek.recipe.schema import Recipe
@@ -87,6 +88,7 @@ class RunView:
 
     def __init__(self, recipe: Recipe, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
         self.recipe, self.threads, self.clock = recipe, plan.threads, clock
+        self.peak_rate = best_rate(plan.peak)
         self.stages = {s.name: StageView(s.name, s.kind, s.seconds) for s in plan.stages}
         self.began = clock()
         self.stopping = False
@@ -116,14 +118,19 @@ class RunView:
         return simulate(self.recipe, open_stages, left, {}, self.threads)[0]
 
 
-def figures(view: StageView) -> str:
-    """The figures of the moment in words: loss, tokens/s, share of peak, and whatever else came."""
+def best_rate(peak: Peak) -> float:
+    """FLOP/s of the machine in the precision that it is fastest in: what a share of its peak refers to."""
+    return max(peak.fp32_flop_per_second, peak.bf16_flop_per_second or 0.0)
+
+
+def figures(view: StageView, peak_rate: float) -> str:
+    """The figures of the moment in words: loss, tokens/s, share of the machine's peak, whatever else came."""
     parts = [view.note] if view.note else []
     for name, value in view.values.items():
         if name == "tokens_per_second":
             parts.append(f"{value:,.0f} tokens/s")
-        elif name == "peak_share":
-            parts.append(f"{value:.0%} of peak")
+        elif name == "flop_per_second":
+            parts.append(f"{value / peak_rate:.0%} of peak")
         else:
             parts.append(f"{name.replace('_', ' ')} {value:.4g}")
     return ", ".join(parts)
@@ -152,7 +159,7 @@ class PlainFace:
             self._last[stage.name] = now
             left = format_seconds(stage.remaining(now))
             whole = format_seconds(self._view.remaining())
-            said = figures(stage)
+            said = figures(stage, self._view.peak_rate)
             self._write(
                 f"{stage.name}: {stage.fraction:.0%}{', ' + said if said else ''}, {left} left (all: {whole})"
             )
@@ -210,7 +217,7 @@ class LiveFace:
         else:
             left = format_seconds(stage.seconds) if stage.seconds else ""
         curve = Text(sparkline(stage.losses[-16:], self._blocks), style="magenta")
-        said = figures(stage) if stage.status in ("running", "done") else ""
+        said = figures(stage, self._view.peak_rate) if stage.status in ("running", "done") else ""
         return [Text(stage.name, style), Text(stage.status, style), bar, Text(left), curve, Text(said)]
 
     def _draw(self) -> RenderableType:
