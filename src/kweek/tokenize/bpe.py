@@ -29,6 +29,7 @@ SPECIAL_TOKENS = (
     "</result>",
 )
 
+MAX_WORD = 128  # characters of a run that training counts as one word: a page of dashes is not a token
 MULTIPLE = 32  # the vocabulary is a width of the head, and 4-bit formats group 32 values
 
 
@@ -53,9 +54,10 @@ def train(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] =
             fix=f"take a multiple of {MULTIPLE} from {smallest} up",
         )
     pattern = PATTERNS[DEFAULT_PATTERN]
+    bounded = pattern.replace("+", f"{{1,{MAX_WORD}}}").replace("*", f"{{0,{MAX_WORD}}}")
     trainer = rustbpe.Tokenizer()
     sample = _Counted(texts)
-    trainer.train_from_iterator(iter(sample), vocab_size - len(special_tokens), pattern=pattern)
+    trainer.train_from_iterator(iter(sample), vocab_size - len(special_tokens), pattern=bounded)
     if not sample.num_characters:
         raise DataError("there is no text to train a tokenizer on")
     ranks = {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()}

@@ -7,7 +7,7 @@ them, else the difference between the text before a turn and the text with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,21 +41,16 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> Chat:
         DataError: messages that no chat has, or that the template refuses.
         GuardError: no template, or a mask without a single true entry.
     """
-    template = tokenizer.template
     safe = _safe_messages(tokenizer, messages)
     if not any(message["role"] == "assistant" for message in safe):
         raise DataError(
             "the chat has no assistant message to learn from", fix="add one or leave the chat out"
         )
-    if template.has_generation:
-        rendered = template.render_marked(safe)
-    else:
-        rendered = _mark_by_prefix(tokenizer, safe)
-    chat = _encode_marked(tokenizer, rendered)
+    chat = _encode_marked(tokenizer, _render_marked(tokenizer, safe))
     if not any(chat.loss_mask):
         raise GuardError(
             "the loss mask is all zeros: the template renders no assistant turn as the model writes it",
-            where=template.name,
+            where=tokenizer.template.name,
             fix="give the template a {% generation %} block around the assistant's part",
         )
     return chat
@@ -94,10 +89,11 @@ def encode_prompt(
         DataError: messages that no chat has, or that the template refuses.
         GuardError: no template.
     """
-    variables = {} if think is None else {"enable_thinking": think}
+    variables: dict[str, Any] = {"add_generation_prompt": True}
+    if think is not None:
+        variables["enable_thinking"] = think
     safe = _safe_messages(tokenizer, messages)
-    rendered = tokenizer.template.render_marked(safe, add_generation_prompt=True, **variables)
-    return _encode_marked(tokenizer, rendered).token_ids
+    return _encode_marked(tokenizer, _render_marked(tokenizer, safe, **variables)).token_ids
 
 
 def encode_trusted(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -166,26 +162,39 @@ def _safe_messages(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[di
     return safe
 
 
-def _mark_by_prefix(tokenizer: Tokenizer, messages: Sequence[Message]) -> str:
-    """The rendered chat with marks around each assistant turn, found by rendering what comes before it.
+def _render_marked(tokenizer: Tokenizer, messages: Sequence[Message], **variables: Any) -> str:
+    """The rendered chat with marks around what the model writes.
+
+    The marks also bound the tokens, in a prompt's history too: the model goes on after the tokens of a prompt,
+    so no token of a whole chat may reach across that place.
+    """
+    if tokenizer.template.has_generation:
+        return tokenizer.template.render_marked(messages, **variables)
+    return _mark_by_prefix(tokenizer, messages, variables)
+
+
+def _mark_by_prefix(tokenizer: Tokenizer, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
+    """The same for a template without `{% generation %}`, by rendering what comes before each turn.
 
     A turn counts where the chat up to it and the chat through it are both prefixes of the whole; a template
     that rewrites a turn once another follows (dropping its thinking) has rendered what the model never wrote.
     """
-    template, spans = tokenizer.template, tokenizer.shield.spans
-    whole = template.render_marked(messages)
-    controls = spans(whole)
+
+    def render(until: int, prompt: bool) -> str:
+        values = {**variables, "add_generation_prompt": prompt}
+        return tokenizer.template.render_marked(messages[:until], **values) if until else ""
+
+    whole = tokenizer.template.render_marked(messages, **variables)
+    controls = tokenizer.shield.spans(whole)
     marked, at = "", 0
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = template.render_marked(messages[:turn]) if turn else ""
-        through = template.render_marked(messages[: turn + 1])
+        before, through = render(turn, prompt=False), render(turn + 1, prompt=False)
         if not whole.startswith(before) or not whole.startswith(through):
             continue
-        prompt = template.render_marked(messages[:turn], add_generation_prompt=True) if turn else ""
-        start = max(len(before), _common_length(prompt, whole))
-        start = next((s for s, e in controls if s < start < e), start)
+        start = max(len(before), _common_length(render(turn, prompt=True), whole))
+        start = next((s for s, e in controls if s < start < e), start)  # never inside a control token
         ends = [e for _, e in controls if start < e <= len(through)]
         end = ends[-1] if ends and not whole[ends[-1] : len(through)].strip() else len(through)
         marked += whole[at:start] + OPEN + whole[start:end] + CLOSE

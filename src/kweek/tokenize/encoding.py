@@ -114,7 +114,7 @@ class LibraryEncoder:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(bare))
         except Exception as error:  # the library raises bare Exception
-            raise CheckpointError(f"tokenizer.json is not usable: {error}") from error
+            raise CheckpointError(f"the vocabulary is not usable: {error}") from error
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(clean(text), add_special_tokens=False).ids

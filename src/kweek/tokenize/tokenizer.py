@@ -6,7 +6,8 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ class Tokenizer:
         name: what errors call it, usually its folder.
 
     Attributes:
+        definition: `tokenizer.json`.
         special: text of every control token to its id. Text given to `encode` never yields these ids.
         chat_template: Jinja source or None.
         config: `tokenizer_config.json`.
@@ -56,7 +58,7 @@ class Tokenizer:
         self.name = name
         self.config = {key: value for key, value in config.items() if key != "chat_template"}
         self.chat_template = chat_template
-        self._definition = definition
+        self.definition = definition
         self._encoder = make_encoder(definition)
         added = definition["added_tokens"]
         self.special: dict[str, int] = {t["content"]: t["id"] for t in added if not is_blank(t)}
@@ -89,12 +91,8 @@ class Tokenizer:
             template: str | None = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
         else:
             template = _template_of(config)
-        try:
+        with _describing_a_tokenizer(str(folder / TOKENIZER_FILE)):
             return cls(definition, config, template, name=str(folder))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise CheckpointError(
-                f"the file does not describe a tokenizer ({error!r})", where=str(folder / TOKENIZER_FILE)
-            ) from error
 
     @classmethod
     def from_gguf(cls, fields: Mapping[str, Any], *, name: str = "gguf") -> Tokenizer:
@@ -103,8 +101,9 @@ class Tokenizer:
         Raises:
             CheckpointError: another model than byte-level BPE, an unknown pre-tokenizer, broken metadata.
         """
-        definition, config, template = from_gguf(fields)
-        return cls(definition, config, template, name=name)
+        with _describing_a_tokenizer(name):
+            definition, config, template = from_gguf(fields)
+            return cls(definition, config, template, name=name)
 
     def save(self, out: Path | ArtifactWriter) -> None:
         """Write the three files that `transformers.AutoTokenizer` loads into a folder or artifact."""
@@ -118,7 +117,7 @@ class Tokenizer:
 
     def _files(self) -> dict[str, str]:
         config = dict(self.config)
-        texts = {TOKENIZER_FILE: json.dumps(self._definition, ensure_ascii=False, indent=1)}
+        texts = {TOKENIZER_FILE: json.dumps(self.definition, ensure_ascii=False)}
         if self.chat_template is not None:
             config["chat_template"] = self.chat_template
             texts[TEMPLATE_FILE] = self.chat_template
@@ -127,7 +126,7 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         """Hex SHA-256 of everything that decides about ids: definition, config and template."""
-        whole = [self._definition, self.config, self.chat_template]
+        whole = [self.definition, self.config, self.chat_template]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     # -- what there is
@@ -170,7 +169,7 @@ class Tokenizer:
         """Id that the model expects before a text, None when the tokenizer has no such habit."""
         text = self._configured_text("bos")
         habit = f'{{"SpecialToken": {{"id": {json.dumps(text)},'  # what a post-processor puts around a text
-        habitual = habit in json.dumps(self._definition.get("post_processor"))
+        habitual = habit in json.dumps(self.definition.get("post_processor"))
         return self.configured_id("bos") if self.config.get("add_bos_token", habitual) else None
 
     @functools.cached_property
@@ -182,7 +181,7 @@ class Tokenizer:
     @functools.cached_property
     def shield(self) -> Shield:
         """Tells content from control tokens in what a chat template renders."""
-        return Shield([token for token in self._definition["added_tokens"] if not is_blank(token)])
+        return Shield([token for token in self.definition["added_tokens"] if not is_blank(token)])
 
     @functools.cached_property
     def template(self) -> ChatTemplate:
@@ -260,6 +259,17 @@ class Tokenizer:
             else:
                 run.append(index)
         return text + library.decode(run)
+
+
+@contextmanager
+def _describing_a_tokenizer(where: str) -> Iterator[None]:
+    """Turns whatever a malformed description makes Python stumble over into the one error for it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(error.what, where=error.where or where, fix=error.fix) from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"this does not describe a tokenizer ({error!r})", where=where) from error
 
 
 def _read_object(path: Path) -> dict[str, Any]:
