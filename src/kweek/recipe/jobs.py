@@ -6,6 +6,7 @@ file, so that a killed stage does only the rest.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing import get_context
@@ -16,9 +17,15 @@ import torch
 
 from kweek.errors import Interrupted
 from kweek.protocols import ShouldStop
+from kweek.recipe.lifeline import die_with_parent
 from kweek.store import files
 
 Job = TypeVar("Job")
+
+
+def _begin(parent: int) -> None:
+    die_with_parent(parent)
+    torch.set_num_threads(1)
 
 
 def side_by_side(
@@ -44,9 +51,7 @@ def side_by_side(
     for name, result in finished.items():
         on_result(name, result)
     # No fork: a child of a process with a thread pool may deadlock in it.
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)) as pool:
         names = {pool.submit(work, job): name for name, job in jobs.items() if name not in finished}
         pending = set(names)
         while pending:

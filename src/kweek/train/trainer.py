@@ -98,8 +98,12 @@ class Trainer:
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The weighted loss (scalar) and the negative log-likelihood of every token (B*T, detached, nats)."""
-        with torch.autocast("cpu", self.compute_dtype, enabled=self.compute_dtype != torch.float32):
-            hidden_BTD = self.network(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask_B1TT)
+        network = self.network
+        before, network.compute_dtype = network.compute_dtype, self.compute_dtype
+        try:  # whoever measures the network between updates does so in its own precision
+            hidden_BTD = network(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask_B1TT)
+        finally:
+            network.compute_dtype = before
         return fused_cross_entropy(
             hidden_BTD.flatten(0, 1),
             self.network.head_weight,

@@ -19,7 +19,7 @@ from kweek.errors import Interrupted
 from kweek.evaluate.problems import Asker, attempt
 from kweek.model.checkpoint import save_model
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
-from kweek.recipe.materials import Mix, load, token_sources, validation_texts
+from kweek.recipe.materials import load, token_sources, validation_texts
 from kweek.recipe.pretraining import documents_bits, evaluate_bits
 from kweek.system.calculator import Calculator
 from kweek.train.optimiser import LearningRates, SplitOptimiser
@@ -171,9 +171,7 @@ def _replay(ctx: StageContext, tokenizer: Any, config: Config) -> Any:
     if config.replay_weight == 0:
         return lambda step: []
     talk = chat_segments(tokenizer, stories.small_talk())
-    sources: list[Source] = token_sources(
-        ctx.inputs["corpus"], tokenizer, Mix(0.3, 100_000, f"replay/{ctx.seed}")
-    )
+    sources: list[Source] = token_sources(ctx.inputs["corpus"], tokenizer, None)
     texts = list(PackedMix(sources, [LENGTH] * config.steps, LENGTH, ctx.seed, tokenizer.eos_id).rows())
 
     def segments(step: int) -> list[Segment]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from kweek.errors import ConfigError
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.derive import BasePlan, Derived, plan_base
 from kweek.recipe.jobs import side_by_side
@@ -68,7 +69,10 @@ class Config(StageConfig):
 def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Estimate:
     """What the ladder costs, and the size of the model that it will probably plan."""
     rate = SHARE_OF_PEAK * machine_peak.fp32_flop_per_second
-    target = inputs["budget"]["flop"] if inputs["budget"]["flop"] else inputs["budget"]["seconds"] * rate
+    budget = inputs["budget"]
+    if not (budget["flop"] or budget["seconds"]):
+        raise ConfigError("the recipe has no budget", where="budget", fix="add e.g. budget: 10min, or --budget 10min")
+    target = budget["flop"] or budget["seconds"] * rate
     plan, _ = plan_base(config.pretrain_share * target, inputs["tokenizer"]["vocab_size"], 0, config.width)
     flop = sum(config.fractions) * plan.target_flop
     values = {

@@ -18,7 +18,7 @@ from kweek.evaluate.problems import Asker, attempt
 from kweek.model.checkpoint import save_model
 from kweek.model.network import Network
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
-from kweek.recipe.materials import Mix, load, token_sources, validation_texts
+from kweek.recipe.materials import load, token_sources, validation_texts
 from kweek.recipe.pretraining import documents_bits, evaluate_bits
 from kweek.system.calculator import Calculator
 from kweek.tokenize.tokenizer import Tokenizer
@@ -103,7 +103,7 @@ def run(ctx: StageContext) -> None:
     chats = chat_segments(
         tokenizer, stories.demonstrations(f"sft/{ctx.seed}", config.demonstrations, config.styles)
     )
-    replay = token_sources(ctx.inputs["corpus"], tokenizer, Mix(0.3, 200_000, f"replay/{ctx.seed}"))
+    replay = token_sources(ctx.inputs["corpus"], tokenizer, None)
     start = {name: value.clone() for name, value in network.state_dict().items()}
     total_steps = sum(
         _batches(config, s, chats, replay, tokenizer, ctx.seed).num_steps for s in config.settings
