@@ -109,7 +109,7 @@ def measure_peak(threads: int, seconds: float = 0.5) -> Peak:
 
     The median of the repeats: the best would be a neighbour's pause, the mean a neighbour's burst.
     """
-    import torch  # here, because it costs a second that `detect` should not take
+    import torch  # here, because it takes a second that the readers of texts need not spend
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

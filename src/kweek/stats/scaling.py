@@ -31,8 +31,9 @@ Vector = npt.NDArray[np.float64]
 EXPONENTS = (0.1, 0.8)
 _GRID = 61  # steps of 3.5%: finer than seven runs can tell apart
 
-#: Runs count in proportion to x^0.3: the small ones bend away from the law first. On laws that bend by 1% a
-#: decade squared this lowers the interval score by 5 to 12%, on exact laws it costs nothing.
+#: Runs count in proportion to x^0.3: the small ones bend away from the law first. On simulated laws whose
+#: exponent drifts by up to 0.02 per e-fold this lowers the interval score by 3 to 14%, on exact laws it changes
+#: it by -5 to 3% (tests/stats).
 _WEIGHT_EXPONENT = 0.3
 #: The seed noise assumed before seeing any, 0.4% of the loss, worth three runs: seven runs whose residuals
 #: happen to be tiny do not prove that there is no noise.
@@ -130,8 +131,10 @@ def fit_power_law(
 def forecast(points: Sequence[tuple[float, float]], x_target: float, confidence: float = 0.9) -> Forecast:
     """Forecast y at `x_target` from small runs `(x, y)`, with an interval for the outcome of one such run.
 
-    Eight runs over 1.3 decades with 0.5% of noise give a half-width near 4% at six times the largest. Raises
-    ValueError with fewer than five different x, because nothing could then be backtested.
+    In simulation, six times beyond the largest run, the half-width is 6% for six runs over one decade, 4% for
+    eight over 1.3 and 3.4% for nine over 1.5, each with 0.5% of noise (near twice that with 1%); the interval
+    held 92 to 100% of the outcomes where 90% were promised, and 75 to 90% where the exponent drifted by up to
+    0.02 per e-fold. Raises ValueError with fewer than five different x: nothing could then be backtested.
     """
     xs, ys = _checked([x for x, _ in points], [y for _, y in points], at_least=_FIRST_ORIGIN + 1)
     order = np.argsort(xs, kind="stable")
