@@ -18,12 +18,10 @@ from torch.autograd.function import once_differentiable
 
 
 def _inverse_root_mean_square(x: Tensor, epsilon: float) -> Tensor:
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_at_least_fp32(x.dtype))
+    norm = torch.linalg.vector_norm(
+        x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+    )
     return norm.square_().mul_(1 / x.shape[-1]).add_(epsilon).rsqrt_()
-
-
-def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -93,16 +91,10 @@ class HeadLayout:
     key: Tensor
 
     def cut(self, rows_BTZ: Tensor) -> tuple[Tensor, Tensor]:
-        """Views of the rotated heads (B, T, M, E) and of the values (B, K, T, E)."""
-        rotated = (self.num_heads + self.num_kv_heads) * self.head_dim
-        front, back = rows_BTZ[..., :rotated], rows_BTZ[..., rotated:]
-        size = (-1, self.head_dim)
-        return torch.unflatten(front, -1, size), torch.unflatten(back, -1, size).transpose(1, 2)
-
-    def widen(self, gains_2E: Tensor) -> Tensor:
-        """The gain of every rotated head side by side, (M E,)."""
-        counts = (self.num_heads, self.num_kv_heads)
-        return torch.cat([gain.repeat(count) for gain, count in zip(gains_2E, counts, strict=True)])
+        """Views of queries with keys (B, T, M, E), and of values (B, K, T, E)."""
+        all_heads = rows_BTZ.view(*rows_BTZ.shape[:-1], -1, self.head_dim)
+        num_rotated = self.num_heads + self.num_kv_heads
+        return all_heads[:, :, :num_rotated], all_heads[:, :, num_rotated:].transpose(1, 2)
 
 
 class _Heads(torch.autograd.Function):
@@ -110,56 +102,58 @@ class _Heads(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, qkv_BTZ: Tensor, gains_2E: Tensor | None, layout: HeadLayout
+        ctx: Any, qkv_BTZ: Tensor, q_gain_E: Tensor | None, k_gain_E: Tensor | None, layout: HeadLayout
     ) -> tuple[Tensor, Tensor, Tensor]:
+        num_heads, num_kv_heads, size = layout.num_heads, layout.num_kv_heads, layout.head_dim
         heads, v = layout.cut(qkv_BTZ)
-        unit = inverse = None
-        if gains_2E is not None:
+        unit = inverse = gain_Z = None
+        if q_gain_E is not None and k_gain_E is not None:
+            gain_ME = torch.cat((q_gain_E.expand(num_heads, size), k_gain_E.expand(num_kv_heads, size)))
+            gain_Z = gain_ME.to(heads.dtype).flatten()
             inverse = _inverse_root_mean_square(heads, layout.epsilon).to(heads.dtype)
             unit = heads * inverse
-            heads = (unit.flatten(2) * layout.widen(gains_2E)).view(unit.shape)
-        ctx.save_for_backward(gains_2E, unit, inverse)
+            heads = (unit.flatten(2) * gain_Z).view(unit.shape)
+        ctx.save_for_backward(unit, inverse, gain_Z)
         ctx.layout, ctx.shape = layout, qkv_BTZ.shape
-        q, k = heads.transpose(1, 2).split((layout.num_heads, layout.num_kv_heads), dim=1)
+        heads = heads.transpose(1, 2)
+        q, k = heads[:, :num_heads], heads[:, num_heads:]
         return rotate(q, *layout.query), rotate(k, *layout.key), v.contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor) -> tuple[Tensor | None, ...]:
-        gains_2E, unit, inverse = ctx.saved_tensors
+        unit, inverse, gain_Z = ctx.saved_tensors
         layout: HeadLayout = ctx.layout
+        num_heads = layout.num_heads
         grad_qkv = grad_q.new_empty(ctx.shape)
         target, target_v = layout.cut(grad_qkv)
         target_v.copy_(grad_v)
-        grad = target if gains_2E is None else grad_q.new_empty(target.shape)
-        back_q, back_k = grad.transpose(1, 2).split((layout.num_heads, layout.num_kv_heads), dim=1)
-        rotate(grad_q, layout.query[0], -layout.query[1], out=back_q)
-        rotate(grad_k, layout.key[0], -layout.key[1], out=back_k)
-        if gains_2E is None:
-            return grad_qkv, None, None
-        by_head = (grad * unit).view(-1, *grad.shape[2:]).sum(0)
-        grad_gains = torch.stack(
-            [part.sum(0) for part in by_head.split((layout.num_heads, layout.num_kv_heads))]
-        )
-        shift = grad.flatten(2).mul_(layout.widen(gains_2E)).view(grad.shape)
+        grad = target if unit is None else torch.empty_like(unit)
+        heads = grad.transpose(1, 2)
+        rotate(grad_q, layout.query[0], -layout.query[1], out=heads[:, :num_heads])
+        rotate(grad_k, layout.key[0], -layout.key[1], out=heads[:, num_heads:])
+        if unit is None:
+            return grad_qkv, None, None, None
+        by_head = (grad * unit).view(-1, gain_Z.numel()).sum(0).view(-1, layout.head_dim)
+        shift = grad.flatten(2).mul_(gain_Z).view(grad.shape)
         along = torch.linalg.vecdot(shift, unit).unsqueeze(-1).mul_(-1 / layout.head_dim)
         torch.mul(shift.addcmul_(unit, along), inverse, out=target)
-        return grad_qkv, grad_gains, None
+        return grad_qkv, by_head[:num_heads].sum(0), by_head[num_heads:].sum(0), None
 
 
 def project_heads(
-    qkv_BTZ: Tensor, gains_2E: Tensor | None, layout: HeadLayout
+    qkv_BTZ: Tensor, q_gain_E: Tensor | None, k_gain_E: Tensor | None, layout: HeadLayout
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cut fused projections into heads, normalise and rotate queries and keys.
 
     Args:
         qkv_BTZ: queries, keys and values side by side, Z = (H + 2K) E.
-        gains_2E: gains of the norms of queries and of keys, None for an architecture without them.
+        q_gain_E, k_gain_E: gains of the norms of queries and of keys, None without such norms.
 
     Returns:
         contiguous q (B, H, T, E), divided by sqrt(E), and k and v (B, K, T, E).
     """
-    return _Heads.apply(qkv_BTZ, gains_2E, layout)  # type: ignore[no-untyped-call, no-any-return]
+    return _Heads.apply(qkv_BTZ, q_gain_E, k_gain_E, layout)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _Attend(torch.autograd.Function):

@@ -148,11 +148,10 @@ class Network(nn.Module):
     ) -> Context:
         time, dtype, device = ids_BT.shape[1], self.compute_dtype, ids_BT.device
         layout = self._tables.layout(time if positions_BT is None else positions_BT, device, dtype)
-        bias = None
-        training = cache is None and torch.is_grad_enabled() and device.type == "cpu"
-        if training and time <= MAX_KEPT_SCORES_TIME.get(dtype, 0):
-            if mask is None:
-                bias = self._tables.causal_bias(time, dtype)
-            else:
-                bias = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, FORBIDDEN)
-        return Context(layout, bias, mask, cache, dtype)
+        small = dtype.itemsize == 2 and device.type == "cpu" and time <= MAX_KEPT_SCORES_TIME
+        keep_scores = small and cache is None and torch.is_grad_enabled()
+        if mask is not None:
+            bias = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill_(~mask, FORBIDDEN)
+        else:
+            bias = self._tables.causal_bias(time, dtype) if keep_scores else None
+        return Context(layout, bias, keep_scores, cache, dtype)
