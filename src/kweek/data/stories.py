@@ -192,10 +192,10 @@ def _draw_step(rng: random.Random, value: int) -> Step:
         if 0 < value * factor <= MAX_VALUE:
             return Step(value, "*", factor, value * factor)
         sign = rng.choice("+-")
-    if sign == "-" and value >= 2:
+    if value >= 2 and (sign == "-" or value > MAX_VALUE - 2):
         right = rng.randint(1, min(value, 60))
         return Step(value, "-", right, value - right)
-    right = rng.randint(2, max(2, min(60, MAX_VALUE - value)))
+    right = rng.randint(2, min(60, MAX_VALUE - value))
     return Step(value, "+", right, value + right)
 
 

@@ -28,7 +28,12 @@ from kweek.tokenize.tokenizer import Tokenizer
 WEIGHTS_FILE = "model.safetensors"
 TOKENS_PER_CHAT = 80  # a low estimate, so that there are chats enough
 TOKENS_PER_ANSWER = 110  # prompt and answer; for estimates only
-METHOD_NAMES: Mapping[Method, str] = {"gptq": "gptq", "nearest": "rtn", "nearest_mse": "rtn, searched scales"}
+METHOD_NAMES: Mapping[Method, str] = {
+    "gptq": "gptq",
+    "nearest": "rtn",
+    "nearest_mse": "rtn, searched scales",
+    "nearest_absmax": "rtn, absmax",
+}
 
 
 class Config(StageConfig):
@@ -44,7 +49,7 @@ class Config(StageConfig):
     )
     method: Method = setting(
         "gptq",
-        doc="gptq compensates rounding errors; nearest (Q4_0 rule) and nearest_mse (searched scales) are instant",
+        doc="gptq compensates errors; instant are nearest (Q4_0 rule), nearest_mse (searched), nearest_absmax",
         reason="recovers more than half of what rounding to the nearest loses",
     )
     calibration_tokens: int = setting(

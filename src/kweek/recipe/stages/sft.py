@@ -19,6 +19,7 @@ from kweek.model.checkpoint import save_model
 from kweek.model.network import Network
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.materials import load, token_sources, validation_texts
+from kweek.recipe.precision import fast_dtype, name_of
 from kweek.recipe.pretraining import documents_bits, evaluate_bits
 from kweek.system.calculator import Calculator
 from kweek.tokenize.tokenizer import Tokenizer
@@ -122,7 +123,7 @@ def run(ctx: StageContext) -> None:
         )
         done_steps += batches.num_steps
         accuracy = _validate(network, tokenizer, config.validation_problems)
-        ctx.ledger.add("sft", totals.flop, "fp32", tokens=totals.num_tokens)
+        ctx.ledger.add("sft", totals.flop, name_of(fast_dtype(ctx.machine_peak)), tokens=totals.num_tokens)
         rows.append({"name": f"setting {number + 1}", "accuracy": accuracy, **chosen.model_dump()})
         if best is None or accuracy > best[0]:
             best = (accuracy, {name: value.clone() for name, value in network.state_dict().items()})
@@ -168,7 +169,7 @@ def _train(
     """Train one setting, going on from its checkpoint; a finished one is only loaded."""
     rate = chosen.learning_rate
     optimiser = SplitOptimiser(network, LearningRates(rate, 3 * rate, rate, rate))
-    trainer = Trainer(network, optimiser)
+    trainer = Trainer(network, optimiser, compute_dtype=fast_dtype(ctx.machine_peak))
 
     def on_step(totals: Trained, result: StepResult, speed: float) -> None:
         if totals.step % 5 == 0 or totals.step == 1:
