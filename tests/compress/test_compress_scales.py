@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kweek.compress.scales import dequantize, nearest_codes, nearest_scales, searched_scales, storable
+from kweek.compress.scales import (
+    absmax_scales,
+    dequantize,
+    nearest_codes,
+    nearest_scales,
+    searched_scales,
+    storable,
+)
 from kweek.model.quantized import QuantizedTensor
 
 
@@ -23,7 +30,7 @@ def test_any_weights_give_storable_scales_and_codes_in_range(seed, exponent, sha
     elif shape == "one-sided":
         weight.abs_()
     errors = []
-    for rule in (nearest_scales, searched_scales):
+    for rule in (nearest_scales, searched_scales, absmax_scales):
         scales = rule(weight)
         assert scales.shape == (3, 3)
         assert torch.equal(scales, scales.half().float())
@@ -56,6 +63,14 @@ def test_the_plain_rule_is_that_of_llama_cpp():
     ours = dequantize(nearest_codes(weight, scales), scales).numpy()
     # they choose codes before the scale is rounded to fp16: the two differ at ties only
     assert (restored == ours).mean() > 0.99
+
+
+def test_absmax_uses_both_sides_alike():
+    weight = torch.zeros(1, 32)
+    weight[0, :3] = torch.tensor([-7.0, 3.0, 1.0])
+    scales = absmax_scales(weight)
+    assert scales.item() == 1
+    assert nearest_codes(weight, scales)[0, :4].tolist() == [-7, 3, 1, 0]
 
 
 def test_scales_beyond_fp16_are_brought_inside():

@@ -7,7 +7,7 @@ embedding, norms and biases become fp16. A tied head is the embedding and stays 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kweek.compress.gptq import compensated_codes, output_error
 from kweek.compress.hessians import collect
-from kweek.compress.scales import dequantize, nearest_codes, nearest_scales, searched_scales
+from kweek.compress.scales import absmax_scales, dequantize, nearest_codes, nearest_scales, searched_scales
 from kweek.compress.tuning import tune
 from kweek.data.batches import Batch, collate, pack, segment
 from kweek.errors import ConfigError, DataError
@@ -28,9 +28,15 @@ from kweek.model.quantized import GROUP_SIZE, QuantizedTensor
 from kweek.protocols import Progress, silent
 from kweek.store.artifact import ArtifactWriter
 
-#: "nearest" rounds by llama.cpp's Q4_0 rule, "nearest_mse" searches each scale first; neither looks at any text.
-Method = Literal["gptq", "nearest", "nearest_mse"]
+#: The last three look at no text: "nearest" rounds by llama.cpp's Q4_0 rule, "nearest_mse" searches each scale first,
+#: "nearest_absmax" divides each group's largest magnitude by 7.
+Method = Literal["gptq", "nearest", "nearest_mse", "nearest_absmax"]
 
+_RULES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "nearest": nearest_scales,
+    "nearest_mse": searched_scales,
+    "nearest_absmax": absmax_scales,
+}
 EMBEDDING = "model.embed_tokens.weight"
 #: Bits of a quantised weight with its share of the scale.
 BITS_PER_WEIGHT = 4 + 16 / GROUP_SIZE
@@ -99,8 +105,7 @@ def quantize_network(
     """
     matrices = _matrices(network)
     if method != "gptq":
-        rule = nearest_scales if method == "nearest" else searched_scales
-        scales = {name: rule(weight) for name, weight in matrices.items()}
+        scales = {name: _RULES[method](weight) for name, weight in matrices.items()}
         codes = {name: nearest_codes(weight, scales[name]) for name, weight in matrices.items()}
         return QuantizedModel(*_assemble(network, codes, scales, _rounded(network, codes)))
     batches = calibration_batches(calibration, row_length, seed)

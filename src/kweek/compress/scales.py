@@ -33,6 +33,11 @@ def nearest_scales(weight_RC: Tensor) -> Tensor:
     return storable(_extremes(_groups(weight_RC)) / LOWEST)
 
 
+def absmax_scales(weight_RC: Tensor) -> Tensor:
+    """The rule of most introductions: the largest magnitude of a group gets code 7 or -7, and -8 goes unused."""
+    return storable(_groups(weight_RC).abs().amax(-1) / HIGHEST)
+
+
 def searched_scales(weight_RC: Tensor) -> Tensor:
     """Of 66 candidates per group, both signs, the scale with the least squared rounding error; as above."""
     weight_RGS = _groups(weight_RC)
