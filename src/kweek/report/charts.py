@@ -175,9 +175,9 @@ def both(draw: Callable[[str, int], Markup]) -> Markup:
     )
 
 
-def panels(charts: Sequence[tuple[Child, Markup]]) -> Markup:
-    """Small multiples: charts of one make side by side, each under its heading."""
-    cells = [tag("div", tag("h4", heading), chart, class_="panel") for heading, chart in charts]
+def panels(charts: Sequence[tuple[Child, Markup]], *, level: int = 3) -> Markup:
+    """Small multiples: charts of one make side by side, each under its heading of a level."""
+    cells = [tag("div", tag(f"h{level}", heading), chart, class_="panel") for heading, chart in charts]
     return tag("div", cells, class_=["panels", "four"] if len(charts) == 4 else "panels")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 MINUS = "−"
 DASH = "–"  # between the ends of an interval
 NONE = "—"  # what stands where no number was recorded
@@ -88,6 +86,8 @@ def seconds(value: float | None) -> str:
     """A duration in the units a person would use: 4.2 s, 6 min 12 s, 1 h 03 min."""
     if value is None:
         return NONE
+    if value < 0:
+        return MINUS + seconds(-value)
     if value < 0.9995:
         return f"{_digits(value * 1000)}{THIN}ms"
     if value < 59.95:
@@ -131,7 +131,10 @@ def _digits(number: float) -> str:
     """Three significant digits without an exponent."""
     if number == 0:
         return "0"
-    return f"{number:,.{max(0, 2 - math.floor(math.log10(abs(number))))}f}"
+    exponent = int(
+        f"{number:.2e}".split("e")[1]
+    )  # of the rounded number: 999.999 has four digits before the point
+    return f"{number:,.{max(0, 2 - exponent)}f}"
 
 
 def _scaled(number: float, units: tuple[tuple[float, str], ...], unit: str) -> str:

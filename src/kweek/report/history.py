@@ -18,6 +18,8 @@ from kweek.errors import KweekError, StoreError
 from kweek.store.files import read_json
 from kweek.store.records import Records
 
+LARGEST = 1e100  # no quantity of a run comes near; what is beyond is damage, and sums of it would overflow
+
 
 @dataclass(frozen=True)
 class Fields:
@@ -203,14 +205,16 @@ def _stage(name: str, planned: Fields, written: Fields, manifest: Fields) -> Sta
 
 
 def as_number(found: object) -> float | None:
-    """A finite number, else None; true and false are no numbers."""
+    """A finite number of a size that can be meant, else None; true and false are no numbers."""
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
     try:
         number = float(found)
     except OverflowError:
         return None
-    return number if math.isfinite(number) else None
+    if not math.isfinite(number) or abs(number) > LARGEST:
+        return None
+    return number if abs(number) > 1 / LARGEST else 0.0
 
 
 def _plan(head: Fields) -> dict[str, Fields]:

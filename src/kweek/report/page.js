@@ -40,13 +40,3 @@ document.addEventListener("click", (event) => {
   event.preventDefault();
   show(entry);
 });
-
-// Paper cannot be unfolded: details are printed open and closed again afterwards.
-let opened = [];
-addEventListener("beforeprint", () => {
-  opened = [...document.querySelectorAll("details:not([open])")];
-  opened.forEach((each) => { each.open = true; });
-});
-addEventListener("afterprint", () => {
-  opened.forEach((each) => { each.open = false; });
-});

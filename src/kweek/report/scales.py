@@ -79,7 +79,9 @@ def linear_ticks(lo: float, hi: float, count: int = 5) -> list[float]:
     step = next(base * factor for factor in (1, 2, 2.5, 5, 10, 20) if base * factor >= rough * 0.999)
     first = math.ceil(lo / step - 1e-9)
     last = math.floor(hi / step + 1e-9)
-    return [0.0 if number == 0 else number * step for number in range(first, min(last, first + 50) + 1)]
+    return [0.0 if number == 0 else number * step for number in range(first, min(last, first + 50) + 1)] or [
+        lo
+    ]
 
 
 def log_ticks(lo: float, hi: float, count: int = 5) -> list[float]:

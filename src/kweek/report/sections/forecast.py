@@ -74,7 +74,8 @@ def _law(history: History) -> Law | None:
     floor, scale, exponent = (record.number(key) for key in ("floor", "scale", "exponent"))
     if floor is None or scale is None or exponent is None:
         return None
-    return Law(floor, scale, exponent, record.number("x_unit") or 1.0)
+    unit = record.number("x_unit")
+    return Law(floor, scale, exponent, unit if unit is not None and unit > 0 else 1.0)
 
 
 def _target(history: History) -> float | None:

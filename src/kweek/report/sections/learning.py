@@ -54,17 +54,17 @@ def _row(history: History, stage: str, charts: list[Chart]) -> Markup:
     if any(record.number("gold") is not None for record in history.of("update", stage)):
         names = [*REWARDS]
     keys = legend([(index, "line", name) for index, name in enumerate(names)]) if len(names) > 1 else None
-    drawn = figure(panels(charts[:IN_A_ROW]), _last(steps, checks), keys)
-    rest = panels(charts[IN_A_ROW:])
+    drawn = figure(panels(charts[:IN_A_ROW], level=4), _last(steps, checks), keys)
+    rest = panels(charts[IN_A_ROW:], level=4)
     folded = behind(f"More curves of {stage}", rest) if len(charts) > IN_A_ROW else None
     return tag("div", tag("h3", stage), drawn, folded, class_="curves")
 
 
 def _side_by_side(stages: dict[str, list[Chart]]) -> Markup:
     """Stages that only have a loss to show: one chart for each, the others folded away."""
-    drawn = figure(panels([(stage, charts[0][1]) for stage, charts in stages.items()]), None)
+    drawn = figure(panels([(stage, charts[0][1]) for stage, charts in stages.items()], level=4), None)
     folded = [
-        behind(f"More curves of {stage}", panels(charts[1:]))
+        behind(f"More curves of {stage}", panels(charts[1:], level=4))
         for stage, charts in stages.items()
         if charts[1:]
     ]
@@ -183,7 +183,7 @@ def _updates(history: History, stage: str) -> list[Chart]:
 def _settings(settings: Sequence[Record]) -> Markup:
     columns = [
         Column("Stage"),
-        Column("Setting"),
+        Column("Setting", "short"),
         Column(term("learning_rate"), "number"),
         Column(term("epoch", "Epochs"), "number"),
         Column("Accuracy on validation", "number"),

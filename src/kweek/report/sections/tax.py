@@ -64,7 +64,8 @@ def _chart(
         for at, model in zip(places, ordered, strict=True)
         if (value := values.get(model)) is not None
     ]
-    plot.line(line, 0, style="faint")
+    if line:  # where the first model stood, for the eye to compare with
+        plot.line([(-0.5, line[0][1]), (len(ordered) - 0.5, line[0][1])], 0, style="faint")
     for at, value in line:
         model = ordered[round(at)]
         record = found[source, model]
