@@ -1,7 +1,7 @@
-"""Checkpoint folders in the Hugging Face layout: `config.json`, `model.safetensors`, `generation_config.json`.
+"""Checkpoint folders in the Hugging Face layout: config, weights in safetensors, generation config.
 
-Nothing in a folder is imported or executed, and nothing is allocated before the names and shapes of all tensors
-have been found to fit the config.
+Nothing in a folder is imported or executed, and nothing is allocated before the names and shapes of all
+tensors have been found to fit the config.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def save_model(
         out: an artifact being written, or a folder, which is created.
         network: its parameters are stored in `dtype`.
         dtype: torch.float32, bfloat16 or float16.
-        quantized_tensors: by name (`...q_proj.weight`), matrices that take the place of the network's own; the folder
-            then says so in `quantization_config`.
+        quantized_tensors: by name (`...q_proj.weight`), matrices that take the place of the network's own;
+            the folder then says so in `quantization_config`.
     """
     packed = dict(quantized_tensors or {})
     config = network.config

@@ -85,13 +85,9 @@ class ModelConfig:
         if not self.rope_theta > 0 or not self.norm_epsilon > 0:
             raise ConfigError("rope_theta and norm_epsilon must be positive")
         if self.qk_norm != (self.architecture == "qwen3"):
-            raise ConfigError(
-                f"the {self.architecture} layout fixes this switch the other way", where="qk_norm"
-            )
+            raise ConfigError(f"must be {not self.qk_norm} for {self.architecture}", where="qk_norm")
         if self.qkv_bias != (self.architecture == "qwen2"):
-            raise ConfigError(
-                f"the {self.architecture} layout fixes this switch the other way", where="qkv_bias"
-            )
+            raise ConfigError(f"must be {not self.qkv_bias} for {self.architecture}", where="qkv_bias")
 
     @classmethod
     def from_hf(cls, document: dict[str, Any], where: str = "config.json") -> ModelConfig:

@@ -2,10 +2,10 @@
 
 Convention: one addition or one multiplication is one FLOP, so a multiply-add is two. Counted are the matrix
 products: projections, feed-forward, head, and the two products of attention. Norms, rotations, activations,
-softmax and the embedding lookup are not (below 1% from width 128 on). The backward pass is twice the forward.
-`attention="causal"` counts the keys a token may see, on average (T + 1) / 2; `"full"` counts all T, which is what
-an operator-level counter sees because it ignores causality. `recomputation` adds what is computed twice:
-the flash-attention backward forms the scores once more, half of attention's forward (arXiv 2205.14135,
+softmax and the embedding lookup are not. The backward pass is twice the forward. `attention="causal"` counts
+the keys a token may see, on average (T + 1) / 2; `"full"` counts all T, which is what an operator-level
+counter sees, since it ignores causality. `recomputation` adds what is computed twice: the backward pass of
+flash attention forms the scores once more, half of attention's forward (Dao et al. 2022, arXiv 2205.14135,
 algorithm 4). The optimiser is counted by the optimiser.
 """
 

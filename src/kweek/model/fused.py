@@ -1,8 +1,8 @@
 """The small operations between the matrix products, each one step with a hand-written gradient.
 
-Autograd differentiates such chains link by link, and every link is a pass over memory: at width 128 on a CPU they
-took a third of a training step. `evidence/spine/trains_fast.py` measures what remains. Every function works with
-or without gradients and in any floating dtype; sums of squares are formed in the dtype of their input.
+Autograd differentiates such chains link by link, and every link is a pass over memory; at width 128 on a CPU
+that was a third of a training step. Every function works with or without gradients and in any floating
+dtype; norms are formed in at least fp32.
 Shapes: N rows (B times T), D width, F ffn, H heads, K key heads, M = H + K, E head dimension.
 """
 
@@ -21,7 +21,8 @@ def _inverse_root_mean_square(x: Tensor, epsilon: float) -> Tensor:
     norm = torch.linalg.vector_norm(
         x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
     )
-    return norm.square_().mul_(1 / x.shape[-1]).add_(epsilon).rsqrt_()
+    inverse: Tensor = norm.square_().mul_(1 / x.shape[-1]).add_(epsilon).rsqrt_()
+    return inverse
 
 
 class _RMSNorm(torch.autograd.Function):

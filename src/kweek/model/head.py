@@ -98,6 +98,6 @@ def fused_cross_entropy(
         )
         return loss, nll_N
     matrix_VD = weight_VD.to(hidden_ND.dtype)
-    chunks = zip(hidden_ND.split(chunk_rows), targets_N[:, None].split(chunk_rows), strict=True)
+    chunks = zip(torch.split(hidden_ND, chunk_rows), torch.split(targets_N[:, None], chunk_rows), strict=True)
     nll_N = torch.cat([_shares_and_nll(hidden, matrix_VD, targets)[1] for hidden, targets in chunks])
     return nll_N @ weights_N, nll_N

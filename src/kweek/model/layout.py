@@ -1,4 +1,4 @@
-"""The Hugging Face layouts Kweek reads and writes: `config.json` to `ModelConfig` and back, and tensor shapes."""
+"""The Hugging Face layouts Kweek reads and writes: `config.json`, both ways, and names of tensors."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ class Linear(nn.Linear):
 class FusedLinear(nn.Module):
     """Several linear layers with one input, as one matrix; a state dict shows them under their own names.
 
-    The parent module's `state_dict` has an entry per part (`q_proj.weight`, ...), a view of the fused matrix, as in
-    Hugging Face checkpoints; loading accepts the same names.
+    The parent module's `state_dict` has an entry per part (`q_proj.weight`, ...), a view of the fused matrix,
+    as in Hugging Face checkpoints; loading accepts the same names.
 
     Args:
         in_features: width of the input.
@@ -40,7 +40,7 @@ class FusedLinear(nn.Module):
         at = f"{parent}." if parent else ""
         for kind, fused in self.named_parameters():
             rows = fused if keep_vars else fused.detach()
-            for name, part in zip(self.sizes, rows.split(list(self.sizes.values())), strict=True):
+            for name, part in zip(self.sizes, torch.split(rows, list(self.sizes.values())), strict=True):
                 destination[f"{at}{name}.{kind}"] = part
 
 

@@ -46,7 +46,8 @@ class Block(nn.Module):
         normed = rms_norm(x_BTD, self.input_layernorm.weight, self.epsilon, context.dtype)
         x_BTD = x_BTD + self.self_attn(normed, context)
         normed = rms_norm(x_BTD, self.post_attention_layernorm.weight, self.epsilon, context.dtype)
-        return x_BTD + self.mlp(normed)
+        x_BTD = x_BTD + self.mlp(normed)
+        return x_BTD
 
 
 class Embedding(nn.Module):
@@ -58,7 +59,8 @@ class Embedding(nn.Module):
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """(B, T) to (B, T, D)."""
-        return F.embedding(ids_BT, self.weight)
+        rows_BTD: Tensor = F.embedding(ids_BT, self.weight)
+        return rows_BTD
 
 
 class Decoder(nn.Module):
@@ -101,7 +103,7 @@ class Network(nn.Module):
         self._tables = Tables(config)
         for module in list(self.modules()):
             if any(isinstance(child, FusedLinear) for child in module.children()):
-                module.register_load_state_dict_pre_hook(join_parts)
+                module.register_load_state_dict_pre_hook(join_parts)  # type: ignore[no-untyped-call]
 
     @property
     def head_weight(self) -> Tensor:
@@ -150,8 +152,9 @@ class Network(nn.Module):
         layout = self._tables.layout(time if positions_BT is None else positions_BT, device, dtype)
         small = dtype.itemsize == 2 and device.type == "cpu" and time <= MAX_KEPT_SCORES_TIME
         keep_scores = small and cache is None and torch.is_grad_enabled()
+        bias: Tensor | None = None
         if mask is not None:
             bias = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill_(~mask, FORBIDDEN)
-        else:
-            bias = self._tables.causal_bias(time, dtype) if keep_scores else None
+        elif keep_scores:
+            bias = self._tables.causal_bias(time, dtype)
         return Context(layout, bias, keep_scores, cache, dtype)

@@ -1,8 +1,8 @@
 """Matrices of 4-bit codes with a scale per group, in the "pack-quantized" layout of compressed-tensors.
 
-A weight is code * scale, the code from -8 to 7, the scale shared by 32 neighbours of a row. On disk
-(read from compressed-tensors 0.20, `pack_quantized/helpers.py`): `weight_packed` int32 (rows, columns / 8), eight codes
-plus 8 per word, the first in the lowest bits; `weight_scale` (rows, groups); `weight_shape` int64 (2,).
+A weight is code * scale, the code from -8 to 7, the scale shared by 32 neighbours of a row. On disk (as in
+compressed-tensors 0.20, `pack_quantized/helpers.py`): `weight_packed` int32 (R, C / 8), eight codes plus 8 in
+a word, the first in the lowest bits; `weight_scale` (R, G); `weight_shape` int64 (2,).
 Shapes: R rows, C columns, G groups per row.
 """
 

@@ -51,7 +51,7 @@ def write_tensors(
     for name, tensor in tensors.items():
         stored = tensor.detach().to("cpu", dtype_of(name, tensor)).contiguous()
         if stored.numel():
-            stream.write(memoryview(stored.flatten().view(torch.uint8).numpy()))
+            stream.write(stored.flatten().view(torch.uint8).numpy().data)
 
 
 class TensorFolder:
@@ -142,7 +142,7 @@ class TensorFolder:
 
     def _open_file(self, path: Path, expected: set[str] | None) -> None:
         try:
-            handle = self._stack.enter_context(safe_open(path, framework="pt"))  # type: ignore[no-untyped-call]
+            handle = self._stack.enter_context(safe_open(path, framework="pt"))
             names = set(handle.keys())
             if expected is not None and not expected <= names:
                 missing = sorted(expected - names)[0]
