@@ -10,6 +10,8 @@ from kweek.tokenize.bytelevel import PATTERNS, merges_from_ranks, pattern_named,
 
 Definition = dict[str, Any]
 
+MAX_VOCABULARY = 1 << 22  # sixteen times the largest published vocabulary
+
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5  # llama.cpp's token types that are no ordinary vocabulary
 
 
@@ -130,6 +132,27 @@ def _config_from_gguf(fields: Mapping[str, Any], tokens: Sequence[str]) -> dict[
     return config
 
 
+def check(definition: Definition) -> None:
+    """Refuse what no tokenizer means and what makes the libraries below panic or ask for all memory.
+
+    Raises:
+        CheckpointError: the model is not BPE, ids repeat or are out of range, a control token has no name.
+    """
+    model = definition["model"]
+    if (kind := model.get("type")) != "BPE":
+        raise CheckpointError(f'tokenizer model "{kind}" is not supported', fix="use a BPE tokenizer")
+    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        raise CheckpointError("a BPE that marks the ends of words is not supported")
+    vocabulary, added = model["vocab"], definition["added_tokens"]
+    ids = [*vocabulary.values(), *(token["id"] for token in added)]
+    if not all(type(index) is int and 0 <= index < MAX_VOCABULARY for index in ids):
+        raise CheckpointError(f"a token id is not a number from 0 to {MAX_VOCABULARY - 1}")
+    if len(set(vocabulary.values())) < len(vocabulary) or len({t["id"] for t in added}) < len(added):
+        raise CheckpointError("two tokens have the same id")
+    if not all(isinstance(token["content"], str) and token["content"] for token in added):
+        raise CheckpointError("a control token has no name")
+
+
 def split_pattern(definition: Definition) -> str | None:
     """The one pattern that says all of a definition's pre-tokenizer, or None when none does."""
     match definition.get("pre_tokenizer"):
@@ -162,9 +185,7 @@ def plain_ranks(definition: Definition) -> dict[bytes, int] | None:
     None where any of this fails; such a tokenizer is left to the `tokenizers` library.
     """
     model = definition["model"]
-    if model.get("type") != "BPE" or model.get("dropout") or model.get("byte_fallback"):
-        return None
-    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+    if model.get("dropout") or model.get("byte_fallback"):
         return None
     if definition.get("normalizer") not in (None, {"type": "NFC"}):
         return None

@@ -17,7 +17,7 @@ import tokenizers
 
 from kweek.errors import CheckpointError
 from kweek.tokenize.bytelevel import windows
-from kweek.tokenize.definition import Definition, plain_ranks, split_pattern
+from kweek.tokenize.definition import Definition, check, plain_ranks, split_pattern
 
 #: Read at load by both encoders: where they differ, the library is right and tiktoken is not used.
 PROBE = (
@@ -113,7 +113,10 @@ class LibraryEncoder:
         bare = {**definition, **without, "added_tokens": ordinary}
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(bare))
-        except Exception as error:  # the library raises bare Exception
+            self._tokenizer.encode(PROBE)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # bare Exception, or a panic of the library, which is not even that
             raise CheckpointError(f"the vocabulary is not usable: {error}") from error
 
     def encode(self, text: str) -> list[int]:
@@ -142,19 +145,18 @@ def make_encoder(definition: Definition) -> Encoder:
     """tiktoken where the definition is plain byte-level BPE that it reproduces on `PROBE`; else the library.
 
     Raises:
-        CheckpointError: the model is not BPE, or the library cannot read the definition.
+        CheckpointError: the definition makes no sense, or the library cannot read it.
     """
-    if definition["model"].get("type") != "BPE":
-        raise CheckpointError(
-            f'tokenizer model "{definition["model"].get("type")}" is not supported', fix="use a BPE tokenizer"
-        )
+    check(definition)
     library = LibraryEncoder(definition)
     pattern, ranks = split_pattern(definition), plain_ranks(definition)
     if pattern is None or ranks is None or any(is_blank(token) for token in definition["added_tokens"]):
         return library
+    normalise = definition.get("normalizer") is not None
     try:
-        normalise = definition.get("normalizer") is not None
         fast = TiktokenEncoder(ranks, pattern, normalise=normalise, library=library)
-    except ValueError:  # a pattern that only Oniguruma reads, or a byte of everyday text missing
+        return fast if fast.encode(PROBE) == library.encode(PROBE) else library
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # a pattern that only Oniguruma reads, a byte missing, a panic
         return library
-    return fast if fast.encode(PROBE) == library.encode(PROBE) else library

@@ -55,6 +55,8 @@ class Tokenizer:
         *,
         name: str = "tokenizer",
     ) -> None:
+        if not (chat_template is None or isinstance(chat_template, str)):
+            raise CheckpointError("the chat template is not text", where=name)
         self.name = name
         self.config = {key: value for key, value in config.items() if key != "chat_template"}
         self.chat_template = chat_template
@@ -87,10 +89,12 @@ class Tokenizer:
             )
         definition = _read_object(folder / TOKENIZER_FILE)
         config = _read_object(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+        template: str | None
         if (folder / TEMPLATE_FILE).is_file():
-            template: str | None = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+            template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
         else:
-            template = _template_of(config)
+            with _describing_a_tokenizer(str(folder / CONFIG_FILE)):
+                template = _template_of(config)
         with _describing_a_tokenizer(str(folder / TOKENIZER_FILE)):
             return cls(definition, config, template, name=str(folder))
 
@@ -148,7 +152,8 @@ class Tokenizer:
 
     def _configured_text(self, role: str) -> str | None:
         entry = self.config.get(f"{role}_token")
-        return entry.get("content") if isinstance(entry, Mapping) else entry
+        text = entry.get("content") if isinstance(entry, Mapping) else entry
+        return text if isinstance(text, str) else None
 
     @property
     def eos_id(self) -> int:
@@ -287,7 +292,7 @@ def _template_of(config: Mapping[str, Any]) -> str | None:
     """The chat template inside a config: one string, or a list of named ones of which "default" counts."""
     entry = config.get("chat_template")
     if isinstance(entry, list):
-        entry = {item["name"]: item["template"] for item in entry}.get("default")
+        return {item["name"]: item["template"] for item in entry}.get("default")
     return entry
 
 
