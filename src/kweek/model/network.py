@@ -46,8 +46,8 @@ class Block(nn.Module):
         normed = rms_norm(x_BTD, self.input_layernorm.weight, self.epsilon, context.dtype)
         x_BTD = x_BTD + self.self_attn(normed, context)
         normed = rms_norm(x_BTD, self.post_attention_layernorm.weight, self.epsilon, context.dtype)
-        x_BTD = x_BTD + self.mlp(normed)
-        return x_BTD
+        branch_BTD: Tensor = self.mlp(normed)
+        return x_BTD + branch_BTD
 
 
 class Embedding(nn.Module):
