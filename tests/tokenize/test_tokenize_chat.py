@@ -142,6 +142,13 @@ def test_thinking_can_be_opened_or_closed_in_the_prompt(tokenizer: Tokenizer) ->
     assert encode_prompt(tokenizer, [QUESTION], think=False) == [*free, opening, closing]
 
 
+def test_thinking_that_the_template_opens_is_not_opened_twice(tokenizer: Tokenizer) -> None:
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking %}<think>\n{% endif %}"
+    ours = Tokenizer(tokenizer.definition, tokenizer.config, source)
+    assert ours.decode(encode_prompt(ours, [QUESTION], think=True)) == "What is 12*3?<think>\n"
+    assert ours.decode(encode_prompt(ours, [QUESTION])) == "What is 12*3?"
+
+
 def test_demonstrations_give_one_list_of_ids_for_training_and_serving(tokenizer: Tokenizer) -> None:
     for messages in stories.demonstrations("chat", 60, ("direct", "reasoned", "tool")):
         chat, prompt = encode_chat(tokenizer, messages), encode_prompt(tokenizer, messages[:-1])

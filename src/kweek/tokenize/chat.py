@@ -83,7 +83,7 @@ def encode_prompt(
         tokenizer: gives the template.
         messages: the chat so far.
         think: true opens the thinking, false closes it at once, None leaves it to the model. A template that
-            knows no `enable_thinking` ignores it.
+            knows no `enable_thinking` ignores false, a vocabulary without `<think>` ignores true.
 
     Raises:
         DataError: messages that no chat has, or that the template refuses.
@@ -93,7 +93,14 @@ def encode_prompt(
     if think is not None:
         variables["enable_thinking"] = think
     safe = _safe_messages(tokenizer, messages)
-    return _encode_marked(tokenizer, _render_marked(tokenizer, safe, **variables)).token_ids
+    token_ids = _encode_marked(tokenizer, _render_marked(tokenizer, safe, **variables)).token_ids
+    opening, closing = tokenizer.special.get(THINK), tokenizer.special.get(END_THINK)
+    last = next((index for index in reversed(token_ids) if index in (opening, closing)), closing)
+    if think and opening is not None and last != opening:
+        token_ids.append(
+            opening
+        )  # not by the template: llama.cpp sets `enable_thinking` whether asked or not
+    return token_ids
 
 
 def encode_trusted(tokenizer: Tokenizer, text: str) -> list[int]:
