@@ -65,7 +65,8 @@ def rms_norm(x: Tensor, gain_D: Tensor, epsilon: float, dtype: torch.dtype | Non
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor, out: Tensor | None = None) -> Tensor:
     """Turn the pairs (i, i + E/2) of the last dimension; `sine` has its first half negated.
 
-    The inverse is the same with `-sine`. `out` may have any strides; it is contiguous by default.
+    The inverse, and so the gradient, is the same with `-sine`; autograd does not pass through.
+    `out` may have any strides; it is contiguous by default.
     """
     if out is None:
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)

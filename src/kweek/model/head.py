@@ -43,15 +43,14 @@ class _FusedCrossEntropy(torch.autograd.Function):
                 grad_weight_VD.addmm_(error_CV.t(), weighted_CD)
             else:
                 grad_weight_VD += error_CV.t() @ weighted_CD
-        ctx.gradients = (grad_hidden_ND, grad_weight_VD)
+        ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         ctx.mark_non_differentiable(nll_N)
         return nll_N @ weights_N, nll_N
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _grad_nll: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden_ND, grad_weight_VD = ctx.gradients
-        del ctx.gradients  # so that autograd may keep them instead of copying
+        grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
         if grad_loss != 1:
             grad_hidden_ND, grad_weight_VD = grad_hidden_ND * grad_loss, grad_weight_VD * grad_loss
         return grad_hidden_ND, grad_weight_VD, None, None, None

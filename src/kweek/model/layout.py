@@ -135,7 +135,7 @@ def config_from_hf(document: dict[str, Any], where: str = "config.json") -> Mode
     if not isinstance(document, dict):
         raise CheckpointError("it is not a JSON object", where=where)
     name = document.get("model_type")
-    if name not in _CLASS_NAMES:
+    if not isinstance(name, str) or name not in _CLASS_NAMES:
         raise _unsupported(f"architecture {name!r} is not supported", where)
     architecture = cast(Architecture, name)
     num_layers = _whole(document, "num_hidden_layers", where)
