@@ -115,6 +115,6 @@ def run(quick: bool) -> dict[str, Any]:
 
 evidence(
     "spine/trains_fast",
-    claim="at least 1.05 times the tokens per second of eager transformers in fp32 at 1M, 3M, 10M; 1.25 times in bf16 where fast",
+    claim="1.05 times the tokens/s of eager transformers in fp32 at 1M, 3M and 10M; 1.25 times in bf16 where fast",
     run=run,
 )
