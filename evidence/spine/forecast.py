@@ -55,6 +55,6 @@ def run(quick: bool) -> dict[str, Any]:
 
 evidence(
     "spine/forecast",
-    claim="half-width at most 5%, outcome inside on four of five seeds, better interval score than the largest small run",
+    claim="half-width at most 5%, outcome inside on four of five seeds, better score than the largest small run",
     run=run,
 )

@@ -1,4 +1,4 @@
-"""Killed at random instants and resumed, a run ends in the same bits; a fault at any call of the writer loses nothing."""
+"""Killed at random instants and resumed, a run ends in the same bits; no fault of the writer loses anything."""
 
 from __future__ import annotations
 
