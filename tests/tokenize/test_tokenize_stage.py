@@ -56,7 +56,7 @@ def run_stage(corpus: Artifact, folder: Path, config: Config) -> Artifact:
 
 
 def test_stage_writes_a_tokenizer_and_measures_it_by_source(corpus: Artifact, tmp_path: Path) -> None:
-    config = Config(vocab_size=1024, sample_bytes=300_000, num_tasks=200)
+    config = Config(vocab_size=1024, sample_bytes=300_000, task_share=0.2)
     artifact = run_stage(corpus, tmp_path / "a", config)
     tokenizer = Tokenizer.load(artifact.path)
     assert tokenizer.vocab_size == artifact.metrics["vocab_size"] == 1024
@@ -68,6 +68,20 @@ def test_stage_writes_a_tokenizer_and_measures_it_by_source(corpus: Artifact, tm
     assert all(1.5 < value < 10 for value in ratios.values())
     again = run_stage(corpus, tmp_path / "b", config)
     assert again.files == artifact.files
+
+
+def test_tasks_in_the_sample_shorten_the_tasks(corpus: Artifact, tmp_path: Path) -> None:
+    without, with_them = (
+        run_stage(
+            corpus, tmp_path / str(share), Config(vocab_size=512, sample_bytes=200_000, task_share=share)
+        )
+        for share in (0.0, 0.3)
+    )
+    gain = {
+        s: with_them.metrics["bytes_per_token"][s] / v for s, v in without.metrics["bytes_per_token"].items()
+    }
+    assert gain["tasks"] > 1.15
+    assert gain["topics"] > 0.85
 
 
 def test_sample_is_proportional_and_deterministic(corpus: Artifact) -> None:
