@@ -12,6 +12,9 @@ GRID = (1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6.8, 8.2)  # steps of 
 TOKENS_PER_PARAMETER = (
     1.5  # at 1M parameters reading a story is learnt after about 1.5M tokens; see docs/log.md
 )
+MIN_WIDTH = (
+    128  # narrower networks do not learn to follow a story within minutes, whatever the law says of text
+)
 REFERENCE_WIDTH = 128  # where learning rates were tuned
 REFERENCE_TOKENS = 2.2e6  # and with how many tokens, at
 REFERENCE_BATCH = 512  # tokens per step
@@ -66,8 +69,8 @@ def shape(width: int, vocab_size: int, eos_id: int) -> ModelConfig:
 
 
 def width_for(flop: float, vocab_size: int, eos_id: int) -> int:
-    """The widest multiple of 64 whose `TOKENS_PER_PARAMETER` tokens per parameter fit into the budget."""
-    width = 64
+    """The widest multiple of 64 whose `TOKENS_PER_PARAMETER` tokens per parameter fit into the budget; at least 128."""
+    width = MIN_WIDTH
     while True:
         wider = shape(width + 64, vocab_size, eos_id)
         tokens = TOKENS_PER_PARAMETER * wider.num_parameters()["total"]
@@ -93,7 +96,7 @@ def plan_base(
     size_rule = (
         "pinned by hand"
         if width
-        else f"widest multiple of 64 with {TOKENS_PER_PARAMETER:g} tokens per parameter"
+        else f"widest multiple of 64 with {TOKENS_PER_PARAMETER:g} tokens per parameter, at least {MIN_WIDTH}"
     )
     derived = [
         Derived("compute", flop, "share of the budget for pretraining, down to a grid of steps of a fifth"),
