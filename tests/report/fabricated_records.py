@@ -45,20 +45,27 @@ def share(right: int, count: int) -> dict[str, float]:
 
 
 def _corpus(records: Records, rng: random.Random, name: str) -> None:
-    counts = {"docstrings": (28_412, 6_710_000), "source": (1_930, 5_200_000), "stories": (24_000, 3_100_000)}
-    shares = (
+    counts = {"docstrings": (28_412, 6_710_000), "source": (1_930, 5_200_000)}
+    steps = (
         ("read", 1.0),
         ("cleaned", 0.93),
-        ("exact duplicates removed", 0.82),
-        ("near duplicates removed", 0.71),
-        ("training split", 0.64),
+        ("unique", 0.82),
+        ("distinct", 0.71),
+        ("mixed", 0.66),
+        ("train", 0.61),
     )
-    for step, share in shares:
+    for step, share in steps:
         for source, (documents, size) in counts.items():
-            left = 1.0 if source == "stories" and step != "training split" else share
-            records.append(
-                "funnel", step=step, source=source, documents=int(documents * left), bytes=int(size * left)
-            )
+            row = {"source": source, "documents": int(documents * share), "bytes": int(size * share)}
+            records.append("funnel", step=step, **row)
+    for rule in ("too short", "exact duplicate", "near duplicate"):
+        records.append(
+            "funnel", step="dropped", rule=rule, source="docstrings", documents=1_204, bytes=91_220
+        )
+    for source, weight in (("docstrings", 0.6), ("source", 0.4)):
+        wanted = int(7_800_000 * weight)
+        records.append("share", source=source, weight=weight, wanted=wanted, taken=wanted + 614, repeats=1.25)
+    records.append("note", text="source holds less than its share: 2.1 MB of 3.1 MB")
 
 
 def _tokenizer(records: Records, rng: random.Random, name: str) -> None:
@@ -184,21 +191,28 @@ def _quantize(records: Records, rng: random.Random, name: str) -> None:
             records.append(
                 "tensor", name=tensor, bits=4, error_rtn=error, error_gptq=error * (0.5 + rng.random() * 0.2)
             )
-    records.append(
-        "comparison",
-        method="fp32",
-        bits_per_byte=1.9483,
-        lo=1.9301,
-        hi=1.9666,
-        accuracy=0.92,
-        bytes=4_223_104,
-    )
-    records.append(
-        "comparison", method="rtn", bits_per_byte=1.9601, lo=1.9418, hi=1.9785, accuracy=0.865, bytes=823_296
-    )
-    records.append(
-        "comparison", method="gptq", bits_per_byte=1.9549, lo=1.9366, hi=1.9733, accuracy=0.905, bytes=823_296
-    )
+    for method, bits, right, size, difference, recovered in (
+        ("fp32", 1.9483, 0.92, 4_223_104, None, None),
+        ("rtn", 1.9601, 0.865, 823_296, 0.0118, None),
+        ("gptq", 1.9549, 0.905, 823_296, 0.0066, 0.44),
+    ):
+        row = {
+            "bits_per_byte": bits,
+            "lo": bits - 0.018,
+            "hi": bits + 0.018,
+            "accuracy": right,
+            "n": 200,
+            "bytes": size,
+        }
+        if difference is not None:
+            row |= {
+                "difference": difference,
+                "difference_lo": difference - 0.002,
+                "difference_hi": difference + 0.002,
+            }
+        if recovered is not None:
+            row |= {"recovered": recovered, "recovered_lo": 0.41, "recovered_hi": 0.48}
+        records.append("comparison", method=method, **row)
 
 
 def _evaluate(records: Records, rng: random.Random, name: str) -> None:

@@ -45,6 +45,27 @@ COSTS = {  # stage: FLOP by kind in fp32, tokens, seconds, CPU-seconds
     "evaluation": ({"evaluate": 3.9e12}, 0, 88.0, 171.0),
 }
 
+MACHINE = {
+    "machine": {
+        "num_cores": 2,
+        "memory_bytes": 4_294_967_296,
+        "features": ["avx2", "fma"],
+        "accelerator": None,
+    },
+    "peaks": {
+        "1": {
+            "fp32_flop_per_second": 1.04e11,
+            "bf16_flop_per_second": None,
+            "memory_bytes_per_second": 1.12e10,
+        },
+        "2": {
+            "fp32_flop_per_second": 1.96e11,
+            "bf16_flop_per_second": None,
+            "memory_bytes_per_second": 1.71e10,
+        },
+    },
+}
+
 
 def fabricate(run: Path, *, upto: str = "evaluation", seed: int = 0) -> Path:
     """Make a run folder with every stage up to and including `upto` finished; returns it."""
@@ -67,6 +88,7 @@ def fabricate(run: Path, *, upto: str = "evaluation", seed: int = 0) -> Path:
     command = f"kweek run laptop --seed {seed} --budget 10min --out runs/laptop"
     write_json(run / "run.json", {"recipe": recipe, "fingerprints": prints, "threads": 2, "command": command})
     write_json(run / "summary.json", _summary(done, seed))
+    write_json(run / "machine.json", MACHINE)
     return run
 
 
@@ -117,6 +139,7 @@ def _artifact(run: Path, name: str, prints: dict[str, str]) -> None:
             "cpu_seconds": cpu_seconds,
             "joules": 8.0 * cpu_seconds,
             "joules_source": "estimated",
+            "peak_memory_bytes": 657_592_320,
         }
         if kind == "pretrain":
             out.metrics.update(num_parameters=1_054_336, num_tokens=2_211_840)

@@ -50,7 +50,7 @@ THEMES: dict[str, dict[str, Term]] = {
         "won_lost": Term(
             "Won and lost",
             "Of the questions both models answered: how many the first alone got right (won) and how many the second "
-            "alone got right (lost).",
+            "alone got right (lost). For bits per byte: on how many documents the first needs more, and fewer.",
         ),
         "p_value": Term(
             "p-value",

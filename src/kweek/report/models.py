@@ -91,6 +91,17 @@ def score(history: History, model: str) -> Fields | None:
     return task if task.number("accuracy") is not None else None
 
 
+def sizes(history: History) -> dict[str, float]:
+    """Bytes on disk by model: those of the summary; where it names only one, beside what was compared with it."""
+    found = history.summary.inner("sizes").numbers()
+    if len(found) < 2:
+        for record in history.of("comparison"):
+            size = record.number("bytes")
+            if size is not None and size not in found.values():
+                found.setdefault(record.name("method"), size)
+    return found
+
+
 def set_of(record: Fields) -> str:
     """The set of questions that a record is about."""
     return record.text("set") or MAIN_SET

@@ -94,6 +94,7 @@ def _stages(stages: list[Stage]) -> Child:
         Column(term("cpu_seconds", "Processor time"), "number"),
         Column(term("energy"), "number"),
         Column("How known"),
+        Column("Peak memory", "number"),
     ]
     rows: list[list[Child]] = []
     for stage in stages:
@@ -109,13 +110,14 @@ def _stages(stages: list[Stage]) -> Child:
                 number(stage.cost("cpu_seconds"), figures.seconds),
                 number(energy, figures.joules),
                 source if energy is not None else "",
+                number(stage.cost("peak_memory_bytes"), figures.num_bytes),
             ]
         )
     flop, work, wall, joules = (_total(stages, read) for _, read, _ in MEASURES)
     tokens = _total(stages, lambda stage: stage.cost("tokens"))
     sums = ((flop, figures.power), (tokens, figures.whole), (wall, figures.seconds), (work, figures.seconds))
     cells = [number(total, write, computed=True) for total, write in (*sums, (joules, figures.joules))]
-    rows.append([tag("b", "All"), "", *cells, ""])
+    rows.append([tag("b", "All"), "", *cells, "", number(None)])
     note = "Stages may run side by side, so the sum of wall times can exceed the time that passed."
     return table("Cost by stage", columns, rows, name="Cost by stage", note=note)
 

@@ -15,6 +15,7 @@ from kweek.report.section import Missing, Section
 from kweek.report.tables import Column, behind, number, table
 
 TITLE = "The data"
+DROPPED = "dropped"  # the step of funnel records that say what a rule took out, not what is left
 MOST_REJECTED = 20  # enough to see what kind of file was refused; the full list lies in the artifact
 
 
@@ -22,6 +23,7 @@ def section(history: History) -> Section | Missing:
     """The funnel, refused files, bytes per token."""
     blocks = [_funnel(history, stage) for stage in history.stages_with("funnel")]
     blocks += [_rejected(history, stage.name) for stage in history.stages]
+    blocks += [_mix(history, stage) for stage in history.stages_with("share")]
     blocks += [_bytes_per_token(history, stage) for stage in history.stages_with("bytes_per_token")]
     if not any(block is not None for block in blocks):
         return Missing(TITLE, "counts of documents (records “funnel” or “bytes_per_token”)")
@@ -34,7 +36,8 @@ def section(history: History) -> Section | Missing:
 
 
 def _funnel(history: History, stage: str) -> Child:
-    counts = {(r.name("step"), r.name("source")): r for r in history.of("funnel", stage)}
+    rows_of_steps = [record for record in history.of("funnel", stage) if record.name("step") != DROPPED]
+    counts = {(record.name("step"), record.name("source")): record for record in rows_of_steps}
     steps = list(dict.fromkeys(step for step, _ in counts))
     sources = list(dict.fromkeys(source for _, source in counts))
     rows: list[tuple[str, Sequence[Part], str]] = []
@@ -60,7 +63,8 @@ def _funnel(history: History, stage: str) -> Child:
     )
     keys = legend([(index, "box", source) for index, source in enumerate(sources)])
     drawn = figure(chart, "Bytes of text after each step, stacked by source.", keys)
-    return join(drawn, behind("Documents and bytes at every step", _funnel_table(counts, steps, sources)))
+    details = behind("Documents and bytes at every step", _funnel_table(counts, steps, sources))
+    return [drawn, details, _dropped(history, stage)]
 
 
 def _funnel_table(counts: dict[tuple[str, str], Record], steps: list[str], sources: list[str]) -> Markup:
@@ -73,6 +77,39 @@ def _funnel_table(counts: dict[tuple[str, str], Record], steps: list[str], sourc
                 cells = (record.number("documents"), record.number("bytes"))
                 rows.append([step, source, *(number(cell, figures.whole) for cell in cells)])
     return table("The data funnel", columns, rows, name="Data funnel")
+
+
+def _dropped(history: History, stage: str) -> Child:
+    """What each rule of cleaning took out."""
+    found = [record for record in history.of("funnel", stage) if record.name("step") == DROPPED]
+    if not found:
+        return None
+    columns = [Column("Rule"), Column("Source"), Column("Documents", "number"), Column("Bytes", "number")]
+    rows: list[list[Child]] = []
+    for record in found:
+        cells = [number(record.number(key), figures.whole) for key in ("documents", "bytes")]
+        rows.append([record.name("rule"), record.name("source"), *cells])
+    return behind("What was dropped, by rule", table("Dropped in cleaning", columns, rows, name="Dropped"))
+
+
+def _mix(history: History, stage: str) -> Child:
+    """The weights that the sources were mixed by, and what the stage had to say about it."""
+    columns = [
+        Column("Source"),
+        Column("Weight", "number"),
+        Column("Bytes wanted", "number"),
+        Column("Bytes taken", "number"),
+        Column("Times repeated", "number"),
+    ]
+    rows: list[list[Child]] = []
+    for record in history.of("share", stage):
+        sizes = [number(record.number(key), figures.whole) for key in ("wanted", "taken")]
+        repeats = number(record.number("repeats"), figures.decimal)
+        rows.append(
+            [record.name("source"), number(record.number("weight"), figures.percent), *sizes, repeats]
+        )
+    notes = [tag("p", record.text("text") or "", class_="note") for record in history.of("note", stage)]
+    return [table("The mix", columns, rows, name="The mix"), notes]
 
 
 def _rejected(history: History, stage: str) -> Child:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kweek.report import figures
+from kweek.report import figures, models
 from kweek.report.bars import size_mark
 from kweek.report.glossary import term
 from kweek.report.history import History, Record
@@ -17,7 +17,7 @@ METHODS = {"rtn": "rtn", "gptq": "error_compensation"}  # names of methods with 
 def section(history: History) -> Section | Missing:
     """Methods compared, sizes on disk, errors by tensor."""
     comparisons, tensors = history.of("comparison"), history.of("tensor")
-    sizes = history.summary.inner("sizes").numbers()
+    sizes = models.sizes(history)
     if not comparisons and not tensors and not sizes:
         return Missing(TITLE, "a quantised model (records “comparison” or “tensor”)")
     lede = join(
@@ -38,18 +38,23 @@ def _comparison(records: list[Record]) -> Child:
     columns = [
         Column("Method"),
         Column(term("bits_per_byte"), "number"),
+        Column("Cost in bits", "number"),
         Column(term("confidence_interval"), "number"),
+        Column("Recovered", "number"),
         Column(term("accuracy"), "number"),
         Column("On disk", "number"),
     ]
     rows: list[list[Child]] = []
     for record in records:
         method = record.name("method")
+        difference, lo, hi = (record.number(f"difference{end}") for end in ("", "_lo", "_hi"))
         rows.append(
             [
                 term(METHODS[method], method) if method in METHODS else method,
                 number(record.number("bits_per_byte"), lambda v: figures.decimal(v, 4)),
-                interval(record.number("lo"), record.number("hi"), lambda v: figures.decimal(v, 4)),
+                number(difference, lambda v: figures.change(v, 4)),
+                interval(lo, hi, lambda v: figures.change(v, 4)),
+                number(record.number("recovered"), lambda v: figures.percent(v, 0)),
                 number(record.number("accuracy"), figures.percent),
                 number(record.number("bytes"), figures.num_bytes),
             ]
@@ -60,7 +65,7 @@ def _comparison(records: list[Record]) -> Child:
 
 
 def _sizes(sizes: dict[str, float]) -> Child:
-    if not sizes:
+    if len(sizes) < 2:
         return None
     most = max(sizes.values()) or 1.0
     columns = [

@@ -9,9 +9,10 @@ from kweek.report.history import History, Record
 from kweek.report.markup import Child, Markup, join, tag
 from kweek.report.scales import extent
 from kweek.report.section import Missing, Section
-from kweek.report.tables import Column, interval, number, table
+from kweek.report.tables import Column, behind, interval, number, table
 
 TITLE = "Differences, tested"
+MOST_ROWS = 12  # of a further metric that are shown without being asked for
 BITS = ("bits", "bits_per_byte", "bits per byte")  # metrics of which less is better; others are shares
 
 
@@ -26,11 +27,14 @@ def section(history: History) -> Section | Missing:
         ". Where the interval holds zero, the two may well be equal.",
     )
     metrics = list(dict.fromkeys(record.text("metric") or "accuracy" for record in records))
-    tables = [
-        _table(metric, [r for r in records if (r.text("metric") or "accuracy") == metric])
-        for metric in metrics
-    ]
-    return Section("paired", TITLE, lede, tables)
+    blocks: list[Child] = []
+    for metric in metrics:
+        chosen = [record for record in records if (record.text("metric") or "accuracy") == metric]
+        made = _table(metric, chosen)
+        count = number(float(len(chosen)), figures.whole, computed=True)
+        folded = behind(join("All ", count, f" tests of {metric.replace('_', ' ')}"), made)
+        blocks.append(folded if len(chosen) > MOST_ROWS and blocks else made)
+    return Section("paired", TITLE, lede, blocks)
 
 
 def _table(metric: str, records: list[Record]) -> Markup:
@@ -45,7 +49,7 @@ def _table(metric: str, records: list[Record]) -> Markup:
         Column("Difference", "number"),
         Column(tag("span", "line: no difference", class_="scale"), "mark"),
         Column(term("confidence_interval"), "number"),
-        Column(term("won_lost", "Won : lost"), "number"),
+        Column(term("won_lost", "Higher : lower" if is_bits else "Won : lost"), "number"),
         Column(term("p_value", "p"), "number"),
         Column("Verdict"),
     ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 
+from kweek.report import figures
+from kweek.report.glossary import term
 from kweek.report.history import Fields, History
 from kweek.report.markup import Child, Markup, join, tag
 from kweek.report.section import Missing, Section
-from kweek.report.tables import pairs
+from kweek.report.tables import Column, number, pairs, table
 
 TITLE = "Do it again"
 
@@ -53,32 +55,52 @@ def _commands(lines: list[str]) -> Markup:
 
 
 def _environments(history: History) -> list[Child]:
-    """One list where all stages agree, else one for each environment with its stages."""
-    found: dict[str, tuple[Fields, list[str]]] = {}
+    """One list where all stages agree but for their threads, else one for each environment with its stages."""
+    found: dict[str, tuple[Fields, list[str], list[str]]] = {}
     for stage in history.stages:
         environment = stage.artifact.inner("environment")
         if environment.values:
-            key = repr(sorted((str(k), repr(v)) for k, v in environment.values.items()))
-            found.setdefault(key, (environment, []))[1].append(stage.name)
+            rest = Fields({key: value for key, value in environment.values.items() if key != "threads"})
+            group = found.setdefault(repr(sorted(map(repr, rest.values.items()))), (rest, [], []))
+            group[1].append(stage.name)
+            group[2].append(environment.name("threads"))
     blocks: list[Child] = []
-    for environment, names in found.values():
+    for environment, names, threads in found.values():
         heading = "Environment" if len(found) == 1 else f"Environment of {', '.join(names)}"
-        blocks += [tag("h3", heading), pairs(_lines(environment))]
-    if history.machine.values:
-        blocks += [tag("h3", "This machine, measured"), pairs(_lines(history.machine))]
-    return blocks
+        lines: list[tuple[Child, Child]] = [
+            (str(key).replace("_", " "), _shown(environment, key)) for key in environment.values
+        ]
+        lines.append(("threads of a stage", " or ".join(dict.fromkeys(threads))))
+        blocks += [tag("h3", heading), pairs(lines)]
+    return [*blocks, *_machine(history.machine)]
 
 
-def _lines(environment: Fields, prefix: str = "") -> list[tuple[Child, Child]]:
-    lines: list[tuple[Child, Child]] = []
-    for key, value in environment.values.items():
-        name = f"{prefix}{str(key).replace('_', ' ')}"
-        if isinstance(value, dict):
-            lines += _lines(Fields(value), f"{name}: ") if not prefix else [(name, str(value))]
-        elif isinstance(value, list):
-            lines.append((name, ", ".join(str(item) for item in value) or "none"))
-        else:
-            lines.append(
-                (name, "none" if value is None else environment.name(str(key)) if value != "" else "none")
-            )
-    return lines
+def _shown(fields: Fields, key: str) -> str:
+    listed = fields.texts(key)
+    return ", ".join(listed) if listed else fields.name(key) if fields.values.get(key) is not None else "none"
+
+
+def _machine(found: Fields) -> list[Child]:
+    """What the machine is and what it reaches, as it was measured before the run."""
+    machine, peaks = found.inner("machine"), found.inner("peaks")
+    if not machine.values:
+        return []
+    lines: list[tuple[Child, Child]] = [
+        ("cores", number(machine.number("num_cores"), figures.whole)),
+        ("memory", number(machine.number("memory_bytes"), figures.num_bytes)),
+        ("accelerator", _shown(machine, "accelerator")),
+        ("features", _shown(machine, "features")),
+    ]
+    columns = [
+        Column("Threads"),
+        Column(join(term("flop"), " per second, 32-bit"), "number"),
+        Column("16-bit (bf16)", "number"),
+        Column("Bytes of memory per second", "number"),
+    ]
+    rows: list[list[Child]] = []
+    for threads in peaks.values:
+        peak = peaks.inner(threads)
+        keys = ("fp32_flop_per_second", "bf16_flop_per_second", "memory_bytes_per_second")
+        rows.append([threads, *(number(peak.number(key), figures.power) for key in keys)])
+    measured = table("What it reaches, measured", columns, rows, name="Measured speed") if rows else None
+    return [tag("h3", "This machine"), pairs(lines), measured]

@@ -147,6 +147,11 @@ def _origin(record: Record, *, alone: bool) -> Child:
     if not alone:
         sentence += [" on the line “", record.name("line"), "”"]
     sentence += [" changed the score by ", tag("strong", number(gain, figures.points)), " points"]
+    lo, hi = record.number("gain_lo"), record.number("gain_hi")
+    if lo is not None and hi is not None:
+        sentence += [" (", interval(lo, hi, figures.points), ")"]
+        if lo <= 0:
+            return join(*sentence, ": no gain is shown.")
     if elicited is not None and taught is not None:
         sentence += [": ", number(elicited, figures.points), " ", term("elicited", "elicited")]
         sentence += [
@@ -155,9 +160,9 @@ def _origin(record: Record, *, alone: bool) -> Child:
             " ",
             term("taught", "taught"),
         ]
-        lo, hi = record.number("taught_lo"), record.number("taught_hi")
-        if lo is not None and hi is not None:
-            sentence += [" (", interval(lo, hi, figures.points), ")"]
+        least = record.number("taught_lo")
+        if least is not None and least <= 0:
+            sentence.append(", which is not more than chance gives")
     return join(*sentence, ".")
 
 
@@ -208,12 +213,12 @@ def _bits_tile(history: History) -> Child:
 
 
 def _size_tile(history: History) -> Child:
-    sizes = history.summary.inner("sizes").numbers()
+    sizes = models.sizes(history)
     if not sizes:
         return None
     smallest, largest = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     name = term("four_bits", "On disk")
-    if sizes[largest] <= 0 or smallest == largest:
+    if sizes[largest] <= 0 or sizes[smallest] == sizes[largest]:
         return _tile(name, number(sizes[smallest], figures.num_bytes), smallest)
     saved = 1 - sizes[smallest] / sizes[largest]
     more = (
