@@ -63,7 +63,7 @@ def test_state_dict_names_what_is_missing() -> None:
     network = random_network(small_config())
     state = network.state_dict()
     del state["model.layers.1.self_attn.k_proj.weight"]
-    with pytest.raises(RuntimeError, match="layers.1"):
+    with pytest.raises(RuntimeError, match=r"layers\.1"):
         Network(network.config).load_state_dict(state)
 
 

@@ -128,7 +128,7 @@ def load_model(folder: Path | str) -> Network:
     with open_tensors(folder) as (config, tensors):
         network = Network(config)
         for name, target in network.state_dict().items():
-            target.copy_(read_weight(tensors, name))
+            target.copy_(read_weight(tensors, name, tuple(target.shape)))
     return network
 
 
@@ -179,22 +179,16 @@ def _check_tensors(config: ModelConfig, tensors: TensorFolder) -> None:
         raise CheckpointError(f"tensor {sorted(left)[0]} is not part of this architecture", where=where)
 
 
-def read_weight(tensors: TensorFolder, name: str) -> Tensor:
+def read_weight(tensors: TensorFolder, name: str, shape: tuple[int, ...]) -> Tensor:
     """One tensor by its plain name, dequantised where it is stored as 4-bit codes.
 
     Raises:
-        CheckpointError: its parts contradict each other, or the file became unreadable.
+        CheckpointError: its parts contradict each other or `shape`, or the file became unreadable.
     """
     if name in tensors.shapes:
         return tensors.read(name)
     base = name.removesuffix(".weight")
-    packed, scale, shape = (tensors.read(f"{base}.{suffix}") for suffix in quantized.SUFFIXES)
-    rows = packed.shape[0]
-    columns = int(shape[1]) if shape.numel() == 2 else 0
-    if (
-        packed.dtype != torch.int32
-        or shape.tolist() != [rows, columns]
-        or -(-columns // 8) != packed.shape[1]
-    ):
+    packed, scale, stored_shape = (tensors.read(f"{base}.{suffix}") for suffix in quantized.SUFFIXES)
+    if packed.dtype != torch.int32 or tuple(stored_shape.tolist()) != shape:
         raise CheckpointError(f"the parts of {base} do not fit together", where=str(tensors.folder))
-    return QuantizedTensor(packed, scale, (rows, columns)).dequantize()
+    return QuantizedTensor(packed, scale, (shape[0], shape[1])).dequantize()

@@ -130,7 +130,7 @@ def check_quantization(document: Mapping[str, Any], where: str) -> None:
         named = f"{method} {document.get('format') or ''}".strip()
         raise CheckpointError(f"quantisation by {named} is not supported", where=where, fix=fix)
     groups = document.get("config_groups")
-    for group in groups.values() if isinstance(groups, Mapping) else [None]:
+    for group in groups.values() if isinstance(groups, Mapping) and groups else [None]:
         weights = group.get("weights") if isinstance(group, Mapping) else None
         if not isinstance(weights, Mapping):
             raise CheckpointError(

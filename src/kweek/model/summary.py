@@ -66,8 +66,8 @@ _Entry = tuple[str, Tensor, str, int]
 
 
 def _folder_tensors(config: ModelConfig, tensors: TensorFolder) -> Iterator[_Entry]:
-    for name in tensor_shapes(config):
-        values = read_weight(tensors, name).to(torch.float32)
+    for name, shape in tensor_shapes(config).items():
+        values = read_weight(tensors, name, shape).to(torch.float32)
         if name in tensors.shapes:
             yield name, values, tensors.dtypes[name], tensors.bytes_of(name)
         else:
