@@ -204,6 +204,50 @@ def test_an_outcome_outside_of_the_forecast_is_said_to_be(full_run: Path) -> Non
     assert "outside the interval" in read_page(document(dataclasses.replace(history, summary=summary))).text
 
 
+def with_records(history: History, kind: str, **changed: Any) -> History:
+    """The history with fields of all records of a kind changed."""
+    records = [
+        Record(dict(record.values) | changed, record.stage) if record.kind == kind else record
+        for record in history.records
+    ]
+    return dataclasses.replace(history, records=records)
+
+
+def test_a_gain_that_chance_explains_is_not_claimed(full_run: Path) -> None:
+    history = with_records(read_history(full_run), "verdict", gain=0.01, gain_lo=-0.02, gain_hi=0.04)
+    words = read_page(document(history)).all("header")[0].text
+    assert words.count("+1.0 points (−2.0 to +4.0): no gain is shown.") == 2
+    assert "taught" not in words
+
+
+def test_a_part_taught_that_chance_explains_is_not_claimed(full_run: Path) -> None:
+    history = with_records(read_history(full_run), "verdict", taught=0.01, taught_lo=-0.02)
+    words = read_page(document(history)).all("header")[0].text
+    assert words.count("+1.0 taught, which is not more than chance gives.") == 2
+
+
+def test_differences_are_called_by_their_sign(full_run: Path) -> None:
+    def verdicts(**changed: Any) -> set[str]:
+        page = read_page(document(with_records(read_history(full_run), "paired", **changed)))
+        return {r.all("td")[-1].text for r in find(page, "paired").all("tr") if r.all("td")}
+
+    assert verdicts(metric="accuracy", lo=0.1, hi=0.2) == {"better"}
+    assert verdicts(metric="accuracy", lo=-0.2, hi=-0.1) == {"worse"}
+    assert verdicts(metric="bits per byte", lo=0.1, hi=0.2) == {"worse"}
+    assert verdicts(metric="bits per byte", lo=-0.2, hi=-0.1) == {"better"}
+    assert verdicts(metric="bits per byte", lo=-0.2, hi=0.1) == {"no difference shown"}
+
+
+def test_what_was_dropped_is_no_step_of_the_funnel(full_page: str) -> None:
+    data = find(read_page(full_page), "data")
+    chart = find(data, "funnel-corpus-wide-text").text
+    assert chart.startswith("read: 11.9\u202fMB; cleaned:")
+    assert "dropped" not in chart
+    (table,) = [t for t in data.all("table") if t.all("caption")[0].text == "Dropped in cleaning"]
+    assert len(table.all("tr")) == 4
+    assert "source holds less than its share" in data.text
+
+
 def test_right_and_wrong_chats_are_marked(full_page: str) -> None:
     chats = find(read_page(full_page), "chats")
     first = chats.all("ol")[0]
@@ -269,6 +313,12 @@ def test_records_without_summary_or_artifacts_give_a_report(tmp_path: Path) -> N
 
 def test_rendering_twice_gives_the_same_page(full_run: Path, full_page: str) -> None:
     assert document(read_history(full_run)) == full_page
+
+
+def test_the_guide_explains_every_section(full_page: str) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    titles = [section.all("h2")[0].text for section in read_page(full_page).all("section")]
+    assert [title for title in titles if f"| {title} |" not in guide] == ["Glossary"]
 
 
 def test_no_folder_is_an_error(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ THEMES: dict[str, dict[str, Term]] = {
     "Growing a model": {
         "parameters": Term(
             "Parameters",
-            "The numbers a model consists of, all of them set by training. The largest models known have around a "
+            "The numbers a model consists of, all of them set by training. The largest published models have over a "
             "trillion.",
         ),
         "token": Term(

@@ -83,7 +83,7 @@ def page(
 
 def _bar() -> Markup:
     logo = tag("svg", tag("path", d=LOGO), viewBox="0 0 24 24", aria_hidden="true", class_="logo")
-    toggle = tag("button", "Dark", type="button", id="theme", hidden=True, aria_pressed="false")
+    toggle = tag("button", "Dark", type="button", id="theme", hidden=True)
     return tag("div", tag("p", logo, "Kweek", class_="brand"), toggle, class_="bar")
 
 

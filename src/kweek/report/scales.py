@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 TINY = 1e-12  # below this share of the range two numbers are one
+SMALLEST = 1e-200  # the least that a log scale shows; its square can still be written
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Scale:
         return log_ticks(self.lo, self.hi, count) if self.log else linear_ticks(self.lo, self.hi, count)
 
     def _plain(self, value: float) -> float:
-        return math.log10(max(value, 1e-300)) if self.log else value
+        return math.log10(max(value, SMALLEST / 100)) if self.log else value
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ class Axis:
 
 def extent(values: Iterable[float], *, pad: float = 0.06, log: bool = False) -> tuple[float, float]:
     """Smallest and largest value, widened by a share of the range, so that no mark sits on the frame."""
-    found = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
+    found = [value for value in values if math.isfinite(value) and (value > SMALLEST or not log)]
     if not found:
         return (1.0, 10.0) if log else (0.0, 1.0)
     lo, hi = min(found), max(found)
     if log:
         spread = max(math.log10(hi) - math.log10(lo), 0.3) * pad
-        return max(lo / 10**spread, 1e-300), min(hi * 10**spread, 1e300)
+        return max(lo / 10**spread, SMALLEST / 10), min(hi * 10**spread, 1e300)
     spread = (hi - lo) * pad or abs(hi) * pad or 1.0
     return lo - spread, hi + spread
 
@@ -86,7 +87,7 @@ def linear_ticks(lo: float, hi: float, count: int = 5) -> list[float]:
 
 def log_ticks(lo: float, hi: float, count: int = 5) -> list[float]:
     """Powers of ten within the range; where there are fewer than three, also 2 and 5 times them."""
-    bottom, top = math.log10(max(lo, 1e-300)), math.log10(max(hi, 1e-300))
+    bottom, top = math.log10(max(lo, SMALLEST)), math.log10(max(hi, SMALLEST))
     decades = range(math.floor(bottom), math.ceil(top) + 1)
     every = max(1, math.ceil(len(decades) / max(count, 1)))
     whole = [10.0**d for d in decades if d % every == 0 and bottom - 1e-9 <= d <= top + 1e-9]

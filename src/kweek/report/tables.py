@@ -61,7 +61,7 @@ def table(
         cells += [tag("td", cell, class_=c.kind) for cell, c in zip(row[1:], columns[1:], strict=True)]
         body.append(tag("tr", cells))
     content = tag("table", tag("caption", caption), tag("thead", tag("tr", head)), tag("tbody", body))
-    frame = tag("div", content, class_="frame", role="region", aria_label=name, tabindex=0)
+    frame = tag("div", content, class_="frame", role="group", aria_label=name, tabindex=0)
     return join(frame, tag("p", note, class_="note") if note is not None else None)
 
 

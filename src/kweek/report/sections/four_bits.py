@@ -59,9 +59,15 @@ def _comparison(records: list[Record]) -> Child:
                 number(record.number("bytes"), figures.num_bytes),
             ]
         )
-    return table(
-        "Methods compared on the same text and questions", columns, rows, name="Quantisation methods"
+    caption = "Methods compared on the same text and questions"
+    made = table(caption, columns, rows, name="Quantisation methods")
+    if all(record.number("difference") is None for record in records):
+        return made
+    note = (
+        "Cost: paired difference from the uncompressed model on the same documents. Recovered: the share of plain "
+        "rounding's cost that is won back."
     )
+    return [made, tag("p", note, class_="note")]
 
 
 def _sizes(sizes: dict[str, float]) -> Child:
