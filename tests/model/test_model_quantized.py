@@ -51,7 +51,9 @@ def test_folder_of_packed_weights(tied: bool, tmp_path: Path) -> None:
         expected = packed[name].dequantize() if name in packed else tensor.half().float()
         assert torch.equal(loaded[name], expected), name
     assert "lm_head" in json.loads((tmp_path / "config.json").read_text())["quantization_config"]["ignore"]
-    stored = sum(tensor.numel() * tensor.itemsize for tensor in load_file(tmp_path / "model.safetensors").values())
+    stored = sum(
+        tensor.numel() * tensor.itemsize for tensor in load_file(tmp_path / "model.safetensors").values()
+    )
     assert stored < 4 * network.config.num_parameters()["total"] * 0.25
 
 

@@ -80,7 +80,9 @@ def _config_from(settings: list[str]) -> ModelConfig:
             values[key] = json.loads(text)
         except json.JSONDecodeError:
             values[key] = text
-    if isinstance(width := values.get("hidden_size"), int):
+    if (width := values.get("hidden_size")) is not None:
+        if not isinstance(width, int):
+            raise ConfigError(f"{width!r} is not a whole number", where="hidden_size")
         values.setdefault("intermediate_size", max(1, round(width * 8 / 3 / 32)) * 32)
         values.setdefault("num_heads", max(1, width // (values.get("head_dim") or 64)))
     if "num_heads" in values:

