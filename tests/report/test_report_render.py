@@ -283,6 +283,8 @@ def test_a_run_that_stopped_anywhere_gives_a_report(tmp_path: Path, upto: str) -
         [f"This run is not finished (interrupted): no result yet of {', '.join(waiting)}."] if waiting else []
     )
     assert ("missing" in section_keys(page)) == bool(waiting)
+    bodies = [element for element in page.all("div") if element.classes == ["content"]]
+    assert all(body.text.strip() for body in bodies), "a section with nothing in it"
     if upto == "corpus":
         assert section_keys(page) == {
             "data",

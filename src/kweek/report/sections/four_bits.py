@@ -18,7 +18,7 @@ def section(history: History) -> Section | Missing:
     """Methods compared, sizes on disk, errors by tensor."""
     comparisons, tensors = history.of("comparison"), history.of("tensor")
     sizes = models.sizes(history)
-    if not comparisons and not tensors and not sizes:
+    if not comparisons and not tensors and len(set(sizes.values())) < 2:
         return Missing(TITLE, "a quantised model (records “comparison” or “tensor”)")
     lede = join(
         term("four_bits"),
