@@ -16,7 +16,7 @@ def line_of(folder: Any, line: str) -> dict[str, Any]:
     gain = paired[f"{line}: reinforcement"]
     votes = {(record["model"], record["k"]): record for record in records(folder, "vote")}
     controls = {record["model"]: record for record in records(folder, "control")}
-    before, after = gain["a"], gain["b"]
+    after, before = gain["a"], gain["b"]
     unseen = paired[f"{line}: unseen_wording"]
     return {
         "gain": [gain["difference"], gain["lo"], gain["hi"]],

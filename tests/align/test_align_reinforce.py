@@ -59,7 +59,9 @@ def test_only_sampled_tokens_carry_weight(tokenizer, asker):
     item = ITEMS[0]
     request = asker.request(item, 1.0, 0)
     ids = [*tokenizer.encode("12"), *tokenizer.encode("36"), tokenizer.special["<|im_end|>"]]
-    completion = Completion(ids, [True, True, False, False, True], [0.0] * 5, "stop", len(request.prompt_ids), 1.0)
+    completion = Completion(
+        ids, [True, True, False, False, True], [0.0] * 5, "stop", len(request.prompt_ids), 1.0
+    )
     part = policy_segments([asker.read(item, request, completion)], [0.5])[0]
     expected = [0.0] * (len(request.prompt_ids) - 1) + [0.5, 0.5, 0.0, 0.0, 0.5]
     assert part.weights.tolist() == expected

@@ -24,7 +24,11 @@ def test_whole_number_is_sound():
         ("prefix", lambda a, g: Score(float(g.startswith(a)), True), "empty"),
         ("anything", lambda a, g: Score(1.0 if a else 0.0, True), "best constant"),
         ("nothing", lambda a, g: Score(0.0, True), "gold"),
-        ("near enough", lambda a, g: Score(float(a.isdigit() and len(a) < 9 and abs(int(a) - int(g)) < 2), True), "off by one"),
+        (
+            "near enough",
+            lambda a, g: Score(float(a[:9].isdigit() and abs(int(a[:9]) - int(g)) < 2), True),
+            "off by one",
+        ),
         ("last number", lambda a, g: Score(float(a.split()[-1:] == [g]), True), None),
     ],
 )
@@ -36,7 +40,7 @@ def test_verifiers_that_can_be_fooled_are_refused(name, verifier, attack):
         assert not failed
         return
     assert attack in failed
-    with pytest.raises(GuardError, match="mend the verifier|Mend the verifier"):
+    with pytest.raises(GuardError, match="Mend the verifier"):
         require_sound(findings)
 
 

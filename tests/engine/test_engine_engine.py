@@ -75,7 +75,9 @@ def test_sampling_follows_the_full_softmax(engine):
     # Total variation of 4,000 draws from 48 outcomes is about 0.04.
     assert (observed - expected).abs().sum() / 2 < 0.07
     for completion in done[:50]:
-        assert math.exp(completion.logprobs[0]) == pytest.approx(float(expected[completion.token_ids[0]]), rel=1e-3)
+        assert math.exp(completion.logprobs[0]) == pytest.approx(
+            float(expected[completion.token_ids[0]]), rel=1e-3
+        )
 
 
 def test_stop_ids_end_a_row_and_are_kept(engine):
@@ -101,7 +103,11 @@ def test_forced_tokens_enter_unsampled_and_are_seen_by_what_follows(engine):
 
 def test_a_forced_stop_token_does_not_end_the_row(engine):
     done = engine.generate(
-        [Request([1, 2, 3], 6, stop_ids=frozenset({30}), interceptor=lambda ids: [30] if len(ids) == 4 else [])]
+        [
+            Request(
+                [1, 2, 3], 6, stop_ids=frozenset({30}), interceptor=lambda ids: [30] if len(ids) == 4 else []
+            )
+        ]
     )[0]
     assert len(done.token_ids) == 6
 

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.xdist_group("spine")  # the run is made once, in one pr
 
 
 def kweek(*words, check=True, cwd=None):
-    done = subprocess.run([sys.executable, "-m", "kweek", *map(str, words)], capture_output=True, text=True, cwd=cwd)
+    done = subprocess.run(
+        [sys.executable, "-m", "kweek", *map(str, words)], capture_output=True, text=True, cwd=cwd
+    )
     if check:
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done
@@ -88,7 +90,9 @@ def test_the_model_answers_alike_in_transformers(run):
     folder = run / "artifacts" / "rl"
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
     network, tokenizer = load_model(folder), Tokenizer.load(folder)
-    messages = [{"role": "user", "content": "Sam has 12 coins. He finds 5 more. How many coins are there now?"}]
+    messages = [
+        {"role": "user", "content": "Sam has 12 coins. He finds 5 more. How many coins are there now?"}
+    ]
     ids = torch.tensor([encode_prompt(tokenizer, messages)])
     with torch.no_grad():
         assert torch.allclose(network.logits(network(ids)), theirs(ids).logits, atol=1e-4)
@@ -108,7 +112,10 @@ def test_chat_answers_once_as_json_and_counts(run):
 
 def test_chat_converses_and_leaves(run):
     done = subprocess.run(
-        [sys.executable, "-m", "kweek", "chat", str(run)], input="Hi\n/new\nThanks!\n\n", capture_output=True, text=True
+        [sys.executable, "-m", "kweek", "chat", str(run)],
+        input="Hi\n/new\nThanks!\n\n",
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0
     assert "For example:" in done.stdout and done.stdout.count("FLOP") == 2
@@ -131,7 +138,7 @@ def test_what_cannot_be_meant_is_one_line_with_a_remedy(run, words, said):
 
 def test_the_report_is_whole_and_self_contained(run):
     page = (run / "report.html").read_text()
-    assert "<script src" not in page and "http-equiv=\"Content-Security-Policy\"" in page.replace("'", '"')
+    assert "<script src" not in page and 'http-equiv="Content-Security-Policy"' in page.replace("'", '"')
     assert len(page) > 50_000
     bits = json.loads((run / "summary.json").read_text())["outcome"]["bits_per_byte"]
     assert f"{bits:.3f}" in page or f"{bits:.2f}" in page

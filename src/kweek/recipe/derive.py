@@ -49,7 +49,7 @@ def on_grid(value: float) -> float:
     """The largest grid value at or below: noise in a measured speed then rarely changes a plan."""
     exponent = math.floor(math.log10(value))
     mantissa = value / 10**exponent
-    return max(g for g in GRID if g <= mantissa * (1 + 1e-9)) * 10**exponent
+    return float(max(g for g in GRID if g <= mantissa * (1 + 1e-9)) * 10**exponent)
 
 
 def shape(width: int, vocab_size: int, eos_id: int) -> ModelConfig:

@@ -51,7 +51,9 @@ def side_by_side(
     for name, result in finished.items():
         on_result(name, result)
     # No fork: a child of a process with a thread pool may deadlock in it.
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)
+    ) as pool:
         names = {pool.submit(work, job): name for name, job in jobs.items() if name not in finished}
         pending = set(names)
         while pending:

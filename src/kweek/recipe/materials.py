@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 
 from kweek.data import stories
 from kweek.data.packing import Source
-from kweek.model.checkpoint import load_model
+from kweek.model.checkpoint import load_model, save_model
 from kweek.model.network import Network
-from kweek.store.artifact import Artifact
+from kweek.store.artifact import Artifact, ArtifactWriter
 from kweek.tokenize.tokenizer import Tokenizer
 
 TASKS = "tasks"  # the name of the generated source in a mix
@@ -82,6 +83,14 @@ def token_sources(corpus: Artifact, tokenizer: Tokenizer, mix: Mix | None) -> li
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     return [np.asarray(ids, np.int64) for ids in tokenizer.encode_batch(list(texts)) if len(ids)]
+
+
+def save(out: ArtifactWriter, network: Network, tokenizer: Tokenizer) -> None:
+    """Write a model and its tokenizer into an artifact as a Hugging Face folder, with the size in its metrics."""
+    save_model(out, network, torch.float32)
+    tokenizer.save(out)
+    out.metrics["num_parameters"] = network.config.num_parameters()["total"]
+    out.metrics["num_bytes"] = out.path("model.safetensors").stat().st_size
 
 
 def load(model: Artifact | Path) -> tuple[Network, Tokenizer]:

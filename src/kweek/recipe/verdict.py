@@ -40,7 +40,7 @@ def verdict(line: str, before: dict[str, Any], after: dict[str, Any]) -> Verdict
     taught = paired_difference(end, best_before)
     elicited = gain.difference - taught.difference
     return Verdict(
-        line, gain.difference, gain.lo, gain.hi, elicited, taught.difference, taught.lo, taught.hi,
+        line, sum(start) / len(start), gain.difference, gain.lo, gain.hi, elicited, taught.difference, taught.lo, taught.hi,
         in_words(gain, elicited, taught),
     )  # fmt: skip
 

@@ -246,8 +246,8 @@ def _comparisons(ctx: StageContext, config: Config, reports: Reports) -> None:
             ctx.records.append(
                 "paired",
                 name=f"what {name} lost on {source}",
-                a="base",
-                b=name,
+                a=name,
+                b="base",
                 metric="bits per byte",
                 **found._asdict(),
             )

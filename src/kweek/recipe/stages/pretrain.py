@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from kweek.engine.engine import Engine
-from kweek.model.checkpoint import save_model
 from kweek.model.network import Network
 from kweek.protocols import Request
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
-from kweek.recipe.materials import Mix, token_sources, validation_texts
+from kweek.recipe.materials import Mix, save, token_sources, validation_texts
 from kweek.recipe.plans import read_plan
 from kweek.recipe.precision import fast_dtype, name_of
-from kweek.recipe.pretraining import documents_bits, evaluate_bits, pretrain
+from kweek.recipe.pretraining import build, documents_bits, evaluate_bits, pretrain
 from kweek.tokenize.tokenizer import Tokenizer
+from kweek.train.optimiser import LearningRates
+from kweek.train.schedule import WarmupStableDecay
 from kweek.train.trainer import StepResult, Trained, checkpoint_step
 
 AGES = (0.0, 0.06, 0.25, 0.6, 1.0)  # of the tokens: the abilities shown appear early and unevenly
@@ -72,6 +71,7 @@ def run(ctx: StageContext) -> None:
     state = ctx.state / "train.safetensors"
     ages = {max(1, round(age * plan.num_steps)): number for number, age in enumerate(AGES) if age > 0}
     resumed = _rewind(ctx, state)
+    schedule = WarmupStableDecay(plan.num_steps)
 
     def show(network: Network, number: int, totals: Trained) -> None:
         bits = evaluate_bits(network, tokenizer, texts)
@@ -82,14 +82,15 @@ def run(ctx: StageContext) -> None:
         ctx.records.append("validation", step=totals.step, tokens=totals.num_tokens, bits_per_byte=values)
 
     def on_step(network: Network, totals: Trained, result: StepResult, speed: float) -> None:
-        if totals.step == 1 and not resumed:
-            show(network, 0, totals)
         if totals.step % RECORD_EVERY == 0:
             ctx.records.append(
                 "train",
                 step=totals.step,
                 tokens=totals.num_tokens,
                 loss=result.loss,
+                learning_rate=schedule(totals.step - 1)
+                * LearningRates().matrices
+                * plan.learning_rate_factor,
                 gradient_norm=result.gradient_norm,
                 tokens_per_second=speed,
                 flop=totals.flop,
@@ -97,6 +98,8 @@ def run(ctx: StageContext) -> None:
         if totals.step in ages:
             show(network, ages[totals.step], totals)
 
+    if not resumed:
+        show(build(plan, ctx.seed), 0, Trained())
     done = pretrain(
         plan,
         sources,
@@ -111,12 +114,10 @@ def run(ctx: StageContext) -> None:
     precision = name_of(dtype)
     ctx.ledger.add("pretrain", done.totals.flop, precision, tokens=done.totals.num_tokens)
     bits = evaluate_bits(done.network, tokenizer, texts)
-    save_model(ctx.out, done.network, torch.float32)
-    tokenizer.save(ctx.out)
+    save(ctx.out, done.network, tokenizer)
     ctx.out.metrics.update(
         bits_per_byte=documents_bits(bits),
         bits_per_byte_by_source={source: result.value for source, result in bits.items()},
-        num_parameters=plan.config.num_parameters()["total"],
         num_tokens=done.totals.num_tokens,
         compute_dtype=precision,
     )

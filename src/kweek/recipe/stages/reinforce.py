@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
-
-import torch
 
 from kweek.align.reinforce import check_sign, update
 from kweek.align.sft import chat_segments
@@ -17,9 +16,8 @@ from kweek.data.packing import PackedMix, Source, keyed_generator
 from kweek.engine.engine import Engine
 from kweek.errors import Interrupted
 from kweek.evaluate.problems import Asker, attempt
-from kweek.model.checkpoint import save_model
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
-from kweek.recipe.materials import load, token_sources, validation_texts
+from kweek.recipe.materials import load, save, token_sources, validation_texts
 from kweek.recipe.pretraining import documents_bits, evaluate_bits
 from kweek.system.calculator import Calculator
 from kweek.train.optimiser import LearningRates, SplitOptimiser
@@ -140,11 +138,8 @@ def run(ctx: StageContext) -> None:
             saved = time.monotonic()
     ctx.ledger.add("reinforce", totals.flop, "fp32", tokens=totals.num_tokens)
     bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
-    save_model(ctx.out, network, torch.float32)
-    tokenizer.save(ctx.out)
-    ctx.out.metrics.update(
-        bits_per_byte=documents_bits(bits), num_parameters=network.config.num_parameters()["total"]
-    )
+    save(ctx.out, network, tokenizer)
+    ctx.out.metrics.update(bits_per_byte=documents_bits(bits))
 
 
 def _guard(ctx: StageContext, trainer: Trainer, asker: Asker) -> None:
@@ -152,9 +147,7 @@ def _guard(ctx: StageContext, trainer: Trainer, asker: Asker) -> None:
     items = stories.problems("audit", AUDIT_ITEMS, "train", share_sums=0.1)
     findings = audit(whole_number, [item.question for item in items], [item.answer for item in items])
     for finding in findings:
-        ctx.records.append(
-            "audit", attack=finding.attack, score=finding.score, limit=finding.limit, passed=finding.passed
-        )
+        ctx.records.append("audit", **dataclasses.asdict(finding), passed=finding.passed)
     require_sound(findings)
     sign = check_sign(trainer, asker, items[:SIGN_PAIRS])
     ctx.records.append(

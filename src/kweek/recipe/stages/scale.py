@@ -71,7 +71,9 @@ def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Es
     rate = SHARE_OF_PEAK * machine_peak.fp32_flop_per_second
     budget = inputs["budget"]
     if not (budget["flop"] or budget["seconds"]):
-        raise ConfigError("the recipe has no budget", where="budget", fix="add e.g. budget: 10min, or --budget 10min")
+        raise ConfigError(
+            "the recipe has no budget", where="budget", fix="add e.g. budget: 10min, or --budget 10min"
+        )
     target = budget["flop"] or budget["seconds"] * rate
     plan, _ = plan_base(config.pretrain_share * target, inputs["tokenizer"]["vocab_size"], 0, config.width)
     flop = sum(config.fractions) * plan.target_flop
@@ -134,6 +136,7 @@ def run(ctx: StageContext) -> None:
         **frozen,
         target_flop=plan.target_flop,
         coverage=done.coverage,
+        confidence=0.9,
         half_width=done.half_width,
     )
     precision = name_of(dtype)

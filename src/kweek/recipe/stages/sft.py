@@ -15,10 +15,9 @@ from kweek.data import stories
 from kweek.data.packing import keyed_generator
 from kweek.engine.engine import Engine
 from kweek.evaluate.problems import Asker, attempt
-from kweek.model.checkpoint import save_model
 from kweek.model.network import Network
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
-from kweek.recipe.materials import load, token_sources, validation_texts
+from kweek.recipe.materials import load, save, token_sources, validation_texts
 from kweek.recipe.precision import fast_dtype, name_of
 from kweek.recipe.pretraining import documents_bits, evaluate_bits
 from kweek.system.calculator import Calculator
@@ -133,12 +132,10 @@ def run(ctx: StageContext) -> None:
         ctx.records.append("setting", **row, chosen=i == winner)
     network.load_state_dict(best[1])
     bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
-    save_model(ctx.out, network, torch.float32)
-    tokenizer.save(ctx.out)
+    save(ctx.out, network, tokenizer)
     ctx.out.metrics.update(
         validation_accuracy=best[0],
         bits_per_byte=documents_bits(bits),
-        num_parameters=network.config.num_parameters()["total"],
         demonstrations=config.demonstrations,
     )
 
