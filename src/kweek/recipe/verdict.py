@@ -17,6 +17,7 @@ class Verdict:
     """One line of alignment in figures (shares of problems solved) and in words."""
 
     line: str
+    before: float
     gain: float
     gain_lo: float
     gain_hi: float
@@ -40,9 +41,17 @@ def verdict(line: str, before: dict[str, Any], after: dict[str, Any]) -> Verdict
     taught = paired_difference(end, best_before)
     elicited = gain.difference - taught.difference
     return Verdict(
-        line, sum(start) / len(start), gain.difference, gain.lo, gain.hi, elicited, taught.difference, taught.lo, taught.hi,
-        in_words(gain, elicited, taught),
-    )  # fmt: skip
+        line=line,
+        before=sum(start) / len(start),
+        gain=gain.difference,
+        gain_lo=gain.lo,
+        gain_hi=gain.hi,
+        elicited=elicited,
+        taught=taught.difference,
+        taught_lo=taught.lo,
+        taught_hi=taught.hi,
+        text=in_words(gain, elicited, taught),
+    )
 
 
 def in_words(gain: Paired, elicited: float, taught: Paired) -> str:
