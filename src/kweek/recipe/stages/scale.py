@@ -55,7 +55,7 @@ class Config(StageConfig):
     fractions: tuple[float, ...] = setting(
         FRACTIONS,
         doc="FLOP of the small runs, as fractions of the target",
-        reason="nine runs over 1.4 decades give a half-width of about 4% at eight times the largest",
+        reason="ten runs over 1.2 decades give a half-width near 5% at eight times the largest",
         min_length=6,
     )
     validation_bytes: int = setting(
