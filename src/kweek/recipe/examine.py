@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from kweek.align.verifier import whole_number
 from kweek.data import stories
 from kweek.engine.engine import Engine
 from kweek.evaluate.problems import Asker, Outcome, attempt, majority_of, pass_at_k
+from kweek.protocols import Completion, Request
 from kweek.recipe.materials import load, validation_texts
 from kweek.recipe.pretraining import evaluate_bits
 from kweek.store.artifact import Artifact
@@ -39,7 +40,7 @@ class Exam:
 def examine(exam: Exam) -> dict[str, Any]:
     """Ask everything; plain data, item by item, so that models can be compared on the same items."""
     network, tokenizer = load(exam.model)
-    engine = Engine(network)
+    engine = _Counted(network)
     asker = Asker(tokenizer, whole_number, Calculator(tokenizer), kind="document" if exam.base else "chat")
     items = stories.problems("evaluate", exam.num_problems, "test")
     held_out = [group[0] for group in attempt(engine, asker, items)]
@@ -96,7 +97,22 @@ def examine(exam: Exam) -> dict[str, Any]:
             }
             for k in VOTES
         }
+    report["flop"] = engine.flop
     return report
+
+
+class _Counted(Engine):
+    """An engine that adds up the FLOP of all its answers."""
+
+    flop = 0.0
+
+    def generate(
+        self, requests: Sequence[Request], on_token: Callable[[int, int], None] | None = None
+    ) -> list[Completion]:
+        """See `Engine.generate`."""
+        done = super().generate(requests, on_token)
+        self.flop += sum(completion.flop for completion in done)
+        return done
 
 
 def _answers(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.trainer import Trainer
 
-#: Of the target: ten runs over 1.2 decades up to an eighth. Smaller ones are not yet on the law, fewer make it too wide.
+#: Of the target: ten runs over 1.2 decades up to an eighth. Smaller ones are not on the law, fewer make it too wide.
 FRACTIONS = tuple(round(10 ** (1.2 * (i / 9 - 1)) / 8, 5) for i in range(10))
 SPEED_STEPS = 24  # timed updates, after a third as many to warm up
 

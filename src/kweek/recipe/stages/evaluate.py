@@ -17,6 +17,7 @@ from kweek.recipe.verdict import verdict
 from kweek.stats.intervals import Interval, mean_interval, wilson
 from kweek.stats.paired import paired_difference
 
+TOKENS_PER_ANSWER = 75  # prompt and answer; for estimates only
 Reports = Mapping[str, dict[str, Any]]
 
 
@@ -66,11 +67,9 @@ def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Es
     base = inputs["base"]
     models = [role for role in inputs if role not in ("corpus", "budget", "base")]
     voting = {model for line in config.lines.values() for model in line}
-    answers = len(models) * (
-        2 * config.problems + 2 * config.vote_problems
-    ) + 16 * config.vote_problems * len(voting)
-    flop = 2.2 * base["num_parameters"] * answers * 110
-    return Estimate(flop, 4.0 * flop / base["flop_per_second"] + 15.0, 1.5e9)
+    answers = len(models) * 2 * config.problems + len(voting) * (3 + 16) * config.vote_problems
+    flop = 2.2 * base["num_parameters"] * answers * TOKENS_PER_ANSWER
+    return Estimate(flop, flop / (0.5 * base["flop_per_second"]) + 8.0, 1.5e9)
 
 
 def run(ctx: StageContext) -> None:
@@ -126,9 +125,7 @@ def run(ctx: StageContext) -> None:
         ctx.records.append("answer_cost", model=name, flop=cost["flop"], tokens=cost["tokens"])
         for sample in report["transcripts"]:
             ctx.records.append("sample", model=name, **sample)
-    ctx.ledger.add(
-        "evaluate", sum(r["cost"]["flop"] * len(r["held_out"]["correct"]) for r in reports.values()), "fp32"
-    )
+    ctx.ledger.add("evaluate", sum(report["flop"] for report in reports.values()), "fp32")
     ctx.out.metrics.update(
         tasks=tasks, verdicts=lines, answer_flop={name: r["cost"]["flop"] for name, r in reports.items()}
     )
