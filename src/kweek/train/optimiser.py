@@ -81,7 +81,7 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 update = torch.lerp(p.grad, state["momentum"], group["momentum"])
                 rows = self.rows.get(id(p), [p.shape[0]])
-                for matrix, part in zip(p.split(rows), update.split(rows), strict=True):
+                for matrix, part in zip(torch.split(p, rows), torch.split(update, rows), strict=True):
                     by_shape.setdefault(tuple(part.shape), []).append((matrix, part))
             for shape, members in by_shape.items():
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
@@ -172,7 +172,7 @@ class SplitOptimiser:
 
     def num_flops_per_step(self) -> float:
         """Arithmetic of one update; for Muon with its Newton–Schulz iterations."""
-        plain = sum(p.numel() for group in self._adamw.param_groups for p in group["params"])
+        plain: int = sum(p.numel() for group in self._adamw.param_groups for p in group["params"])
         return NUM_ADAMW_FLOPS_PER_PARAMETER * plain + (
             self._muon.num_flops_per_step() if self._muon else 0.0
         )
