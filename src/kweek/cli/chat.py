@@ -103,8 +103,9 @@ def _open(
     session = Session(engine, tokenizer, network.config.max_positions, tool, temperature, max_tokens, seed)
     familiar = None
     if grown:
-        known = [item.question for item in stories.problems("familiar", 96, "validation", share_sums=0.2)]
+        known = [item.question for item in stories.problems("familiar", 96, "validation")]
         phrases = [question for question, _ in stories.SMALL_TALK]
+        phrases += [form.format(e="1+1") for form in stories.SUM_FORMS]
         familiar = Familiarity.of(engine, tokenizer, known, phrases)
     return session, familiar
 
@@ -163,7 +164,7 @@ class _Printer:
             if self._kind == "result":
                 sys.stdout.write("]")
             if self._kind is not None or kind == "tool":
-                sys.stdout.write(self._WORDS[kind])
+                sys.stdout.write(self._WORDS[kind] if self._kind else self._WORDS[kind].lstrip())
             if self._colour:
                 sys.stdout.write("\033[0m" + self._STYLES[kind])
             self._kind = kind

@@ -91,6 +91,8 @@ QUESTIONS = (
     "How many does {N} have?",
 )
 
+SUM_FORMS = ("What is {e}?", "{e}=", "How much is {e}?", "Compute {e}.", "Please work out {e}.")
+
 # Never trained on: the held-out wording of the evaluation.
 UNSEEN = {
     "add": (
@@ -203,7 +205,7 @@ def bare_sum(key: str, index: int) -> Problem:
     """A sum without a story: "What is 12+7?"."""
     rng = _rng("sum", key, index)
     step = _draw_step(rng, rng.randint(2, 60))
-    form = rng.choice(("What is {e}?", "{e}=", "How much is {e}?", "Compute {e}.", "Please work out {e}."))
+    form = rng.choice(SUM_FORMS)
     return Problem(form.format(e=step.expression), (step,), str(step.value), kind="sum")
 
 

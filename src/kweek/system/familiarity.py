@@ -8,6 +8,7 @@ a narrow band, others far above.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ def surprise(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -
 
 @dataclass(frozen=True)
 class Familiarity:
-    """What is familiar: exact phrases that were taught, and a limit of surprise for everything else."""
+    """What is familiar: phrases that were taught, whatever their numbers, and a limit of surprise for all else."""
 
     limit: float
     phrases: frozenset[str]
@@ -50,4 +51,6 @@ class Familiarity:
 
 
 def _plain(text: str) -> str:
-    return "".join(c for c in text.lower() if c.isalnum() or c.isspace()).strip()
+    """Letters and numbers only, every number alike: "What is 12+7?" is the phrase "what is 0"."""
+    letters = "".join(c for c in text.lower() if c.isalnum() or c.isspace()).strip()
+    return re.sub(r"\d+", "0", letters)

@@ -71,8 +71,6 @@ class Trainer:
         compute_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.network, self.optimiser, self.clip, self.compute_dtype = network, optimiser, clip, compute_dtype
-        # The moments of rows that no batch touches decay into denormals, on which a CPU is twenty times slower.
-        torch.set_flush_denormal(True)
 
     def step(self, batches: Sequence[Batch], factor: float) -> StepResult:
         """One update at learning-rate `factor` on the summed loss of some micro-batches.
@@ -95,7 +93,10 @@ class Trainer:
                 f"the loss or its gradient is not finite (loss {value}, gradient norm {norm})",
                 fix="lower the learning rate or look at the data of this step; the last checkpoint is intact",
             )
+        # The moments of rows that no batch touches decay into denormals, on which a CPU is twenty times slower.
+        torch.set_flush_denormal(True)
         self.optimiser.step(factor)
+        torch.set_flush_denormal(False)
         return StepResult(value, norm, num_tokens, flop, nll)
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
