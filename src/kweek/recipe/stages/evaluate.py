@@ -184,57 +184,29 @@ def _votes(ctx: StageContext, reports: Reports) -> None:
 def _comparisons(ctx: StageContext, config: Config, reports: Reports) -> None:
     """A paired test for every difference that the report speaks of."""
 
-    def compare(
-        name: str, a: str, b: str, metric: str, before: Sequence[float], after: Sequence[float]
-    ) -> None:
+    def compare(name: str, a: str, b: str, before: Sequence[float], after: Sequence[float]) -> None:
         found = paired_difference([float(x) for x in after], [float(x) for x in before])
-        ctx.records.append("paired", name=name, a=b, b=a, metric=metric, **found._asdict())
+        ctx.records.append("paired", name=name, a=b, b=a, metric="accuracy", **found._asdict())
 
+    held_out = {name: report["held_out"]["correct"] for name, report in reports.items()}
     for line, (before, after) in config.lines.items():
         if before not in reports or after not in reports:
             continue
         old, new = reports[before], reports[after]
-        compare(
-            f"{line}: reinforcement",
-            before,
-            after,
-            "accuracy",
-            old["held_out"]["correct"],
-            new["held_out"]["correct"],
-        )
-        compare(
-            f"{line}: beyond the forced tool", f"{before}, tool forced", after, "accuracy",
-            old["forced_tool"]["correct"], new["held_out"]["correct"],
-        )  # fmt: skip
-        for probe in old.get("elsewhere", {}):
-            compare(
-                f"{line}: {probe}",
-                before,
-                after,
-                "accuracy",
-                old["elsewhere"][probe]["correct"],
-                new["elsewhere"][probe]["correct"],
-            )
+        compare(f"{line}: reinforcement", before, after, held_out[before], held_out[after])
+        forced = old["forced_tool"]["correct"]
+        compare(f"{line}: beyond the forced tool", f"{before}, tool forced", after, forced, held_out[after])
+        for probe, answers in old.get("elsewhere", {}).items():
+            compare(f"{line}: {probe}", before, after, answers["correct"], new["elsewhere"][probe]["correct"])
         for name in (before, after):
-            votes = reports[name]["votes"]
-            compare(
-                f"{name}: majority of 16",
-                f"{name}, one sample",
-                f"{name}, majority of 16",
-                "accuracy",
-                votes["1"]["majority"],
-                votes["16"]["majority"],
-            )
+            one, many = (reports[name]["votes"][k]["majority"] for k in ("1", "16"))
+            compare(f"{name}: majority of 16", f"{name}, one sample", f"{name}, majority of 16", one, many)
+        if config.many is not None and config.many in reports:
+            title = f"{line}: against many demonstrations without reinforcement"
+            compare(title, config.many, after, held_out[config.many], held_out[after])
     for small, large in config.quantized.items():
         if small in reports and large in reports:
-            compare(
-                "4 bits",
-                large,
-                small,
-                "accuracy",
-                reports[large]["held_out"]["correct"],
-                reports[small]["held_out"]["correct"],
-            )
+            compare("4 bits", large, small, held_out[large], held_out[small])
     for name in (name for name in reports if name != "base"):
         for source, bits in reports["base"]["bits"].items():
             if len(bits["document_bytes"]) < 2:  # a single document has no spread to test against
