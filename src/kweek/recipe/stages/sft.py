@@ -24,7 +24,7 @@ from kweek.system.calculator import Calculator
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.schedule import WarmupStableDecay
-from kweek.train.trainer import StepResult, Trained, Trainer, fit
+from kweek.train.trainer import StepResult, Trained, Trainer, checkpoint_step, fit
 
 TOKENS_PER_CHAT = 75  # mean of question and answer; for estimates only
 
@@ -130,7 +130,9 @@ def run(ctx: StageContext) -> None:
     total_steps = sum(
         _batches(config, s, chats, replay, tokenizer, ctx.seed).num_steps for s in config.settings
     )
-    ctx.records.rewind(lambda record: False)
+    # A finished setting's checkpoint stands at its last step, so the sum is the step that training goes on from.
+    resumed = sum(checkpoint_step(_state(ctx, number)) for number in range(len(config.settings)))
+    ctx.records.rewind(lambda record: record["kind"] == "train" and record["step"] <= resumed)
     best: tuple[float, dict[str, torch.Tensor]] | None = None
     rows: list[dict[str, Any]] = []
     done_steps = 0
@@ -139,9 +141,7 @@ def run(ctx: StageContext) -> None:
         initialise_special_rows(network, tokenizer, int(keyed_generator("rows", ctx.seed).integers(2**62)))
         batches = _batches(config, chosen, chats, replay, tokenizer, ctx.seed)
         offset = done_steps
-        totals = _train(
-            ctx, network, chosen, batches, ctx.state / f"{number}.safetensors", offset, total_steps
-        )
+        totals = _train(ctx, network, chosen, batches, _state(ctx, number), offset, total_steps)
         done_steps += batches.num_steps
         accuracy = _validate(network, tokenizer, config.validation_problems)
         ctx.ledger.add("sft", totals.flop, name_of(fast_dtype(ctx.machine_peak)), tokens=totals.num_tokens)
@@ -160,6 +160,11 @@ def run(ctx: StageContext) -> None:
         bits_per_byte=documents_bits(bits),
         demonstrations=config.demonstrations,
     )
+
+
+def _state(ctx: StageContext, number: int) -> Path:
+    """Checkpoint of one setting."""
+    return ctx.state / f"{number}.safetensors"
 
 
 def _batches(
