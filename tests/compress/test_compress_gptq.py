@@ -76,3 +76,18 @@ def test_the_scale_of_the_moments_does_not_matter_and_arguments_stay():
     )
     for tensor, copy in zip((weight, hessian, scales), before, strict=True):
         assert torch.equal(tensor, copy)
+
+
+def test_a_row_may_have_moments_of_its_own():
+    weight, _ = problem(5, rows=4)
+    hessians = torch.stack([problem(seed)[1] for seed in range(4)])
+    scales = searched_scales(weight)
+    together = compensated_codes(weight, hessians, scales)
+    for row in range(4):
+        errors = []
+        for codes in (together, nearest_codes(weight, scales)):
+            change = weight[row : row + 1] - dequantize(codes[row : row + 1].float(), scales[row : row + 1])
+            errors.append(output_error(change, hessians[row]))
+        assert errors[0] < 0.5 * errors[1]
+    same = compensated_codes(weight, hessians[:1].expand(4, -1, -1), scales)
+    assert (same == compensated_codes(weight, hessians[0], scales)).float().mean() > 0.999

@@ -20,19 +20,21 @@ DAMPING = 0.01
 _BLOCK = 64
 
 
-def compensated_codes(weight_RC: Tensor, hessian_CC: Tensor, scale_RG: Tensor) -> Tensor:
-    """Codes with a small trace(E H E'), E the difference between the weights and code * scale.
+def compensated_codes(weight_RC: Tensor, hessian: Tensor, scale_RG: Tensor) -> Tensor:
+    """Codes with a small sum over rows of e H e', e a row's difference between the weights and code * scale.
 
     Args:
         weight_RC: fp32.
-        hessian_CC: second moments of the inputs, positive semidefinite, any scale; columns without any input allowed.
+        hessian: second moments of the inputs, (C, C) for all rows or (R, C, C) one for each; positive
+            semidefinite, of any size; columns without any input allowed.
         scale_RG: fp32 scales of groups of 32, not zero.
 
     Returns:
         int8 (R, C), from -8 to 7.
     """
-    order = torch.argsort(hessian_CC.diagonal(), descending=True, stable=True)
-    factor_CC = _inverse_factor(hessian_CC[order][:, order])
+    diagonal_C = hessian.diagonal(dim1=-2, dim2=-1).reshape(-1, hessian.shape[-1]).mean(0)
+    order = torch.argsort(diagonal_C, descending=True, stable=True)
+    factor = _inverse_factor(hessian[..., order, :][..., order])
     left_RC = weight_RC[:, order]  # advanced indexing copies, so this is ours to change
     scale_RC = scale_RG.repeat_interleave(GROUP_SIZE, dim=1)[:, order]
     codes_RC = torch.empty_like(left_RC)
@@ -43,11 +45,12 @@ def compensated_codes(weight_RC: Tensor, hessian_CC: Tensor, scale_RG: Tensor) -
         for column in range(start, end):
             scale_R = scale_RC[:, column]
             code_R = torch.round(left_RC[:, column] / scale_R).clamp_(LOWEST, HIGHEST)
-            error_R = (left_RC[:, column] - code_R * scale_R) / factor_CC[column, column]
-            left_RC[:, column + 1 : end].addr_(error_R, factor_CC[column, column + 1 : end], alpha=-1)
+            error_R = (left_RC[:, column] - code_R * scale_R) / factor[..., column, column]
+            left_RC[:, column + 1 : end] -= error_R[:, None] * factor[..., column, column + 1 : end]
             codes_RC[:, column] = code_R
             error_RK[:, column - start] = error_R
-        left_RC[:, end:].addmm_(error_RK, factor_CC[start:end, end:], alpha=-1)
+        right = factor[..., start:end, end:]
+        left_RC[:, end:] -= error_RK @ right if right.dim() == 2 else (error_RK[:, None] @ right)[:, 0]
     result = torch.empty_like(codes_RC, dtype=torch.int8)
     result[:, order] = codes_RC.to(torch.int8)
     return result
@@ -58,11 +61,12 @@ def output_error(change_RC: Tensor, hessian_CC: Tensor) -> float:
     return float(((change_RC @ hessian_CC) * change_RC).sum())
 
 
-def _inverse_factor(hessian_CC: Tensor) -> Tensor:
-    """Upper Cholesky factor of the inverse of the damped matrix, fp32; formed in fp64."""
-    damped = hessian_CC.to(torch.float64)
-    mean = damped.diagonal().mean()
-    damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
+def _inverse_factor(hessian: Tensor) -> Tensor:
+    """Upper Cholesky factors of the inverses of the damped matrices (..., C, C), fp32; formed in fp64."""
+    damped = hessian.to(torch.float64)
+    diagonal = damped.diagonal(dim1=-2, dim2=-1)
+    mean = diagonal.mean(-1, keepdim=True)
+    diagonal.add_(torch.where(mean > 0, DAMPING * mean, 1.0))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factor.to(torch.float32)

@@ -1,13 +1,15 @@
 """What the inputs of every matrix look like on calibration text: the second moments that GPTQ weighs errors by.
 
 For a matrix W with inputs x, the squared error of its outputs under a change E of W is trace(E H E') with
-H = mean of x x' over tokens. Matrices with one input (q, k, v; gate, up) share one H.
+H = mean of x x' over tokens. Matrices with one input (q, k, v; gate, up) share one H. The head needs more than
+second moments (see `kweek.compress.head`), so its inputs are kept.
 Shapes: B rows, T tokens, N real tokens, D width, F ffn, C columns of a matrix, Z = heads times head dimension.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,19 +21,27 @@ from kweek.data.batches import Batch
 from kweek.model.attention import Attention
 from kweek.model.network import FeedForward, Network
 
-HEAD = "lm_head.weight"
+
+@dataclass(frozen=True)
+class Inputs:
+    """What calibration tokens put into the matrices.
+
+    Attributes:
+        moments: fp32 (C, C) by parameter name, the head's left out.
+        hidden_ND: fp32 inputs of the head, token by token.
+    """
+
+    moments: dict[str, Tensor]
+    hidden_ND: Tensor
 
 
-def collect(network: Network, batches: Sequence[Batch]) -> dict[str, Tensor]:
+def collect(network: Network, batches: Sequence[Batch]) -> Inputs:
     """Read the batches once and form H for every matrix in the same pass, on the unquantised network.
 
     Quantising layer by layer and reading anew with what is quantised so far costs ten times as much and was not
     better where it was measured.
-
-    Returns:
-        fp32 (C, C) by parameter name; a tied head has none.
     """
-    moments = _Moments()
+    moments, hidden = _Moments(), []
     handles = []
     for name, module in network.named_modules():
         if isinstance(module, Attention):
@@ -43,13 +53,12 @@ def collect(network: Network, batches: Sequence[Batch]) -> dict[str, Tensor]:
             for batch in batches:
                 moments.valid_BT = batch.weights_BT > 0
                 hidden_BTD = network(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask_B1TT)
-                if not network.config.tied_embeddings:
-                    moments.add(HEAD, hidden_BTD)
+                hidden.append(hidden_BTD[moments.valid_BT].to(torch.float32))
     finally:
         for handle in handles:
             handle.remove()
     num_tokens = sum(int((batch.weights_BT > 0).sum()) for batch in batches)
-    return {name: total.div_(num_tokens) for name, total in moments.sums.items()}
+    return Inputs({name: total / num_tokens for name, total in moments.sums.items()}, torch.cat(hidden))
 
 
 class _Moments:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from kweek.compress.gptq import compensated_codes, output_error
-from kweek.compress.hessians import collect
+from kweek.compress.head import LIKELY, centred, head_codes, logit_error
+from kweek.compress.hessians import Inputs, collect
 from kweek.compress.scales import absmax_scales, dequantize, nearest_codes, nearest_scales, searched_scales
 from kweek.compress.tuning import tune
 from kweek.data.batches import Batch, collate, pack, segment
@@ -37,7 +38,7 @@ _RULES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "nearest_mse": searched_scales,
     "nearest_absmax": absmax_scales,
 }
-EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 #: Bits of a quantised weight with its share of the scale.
 BITS_PER_WEIGHT = 4 + 16 / GROUP_SIZE
 #: Calibration tokens behind the second moments; four times as many gave the same.
@@ -47,7 +48,10 @@ _ROWS_PER_BATCH = 2  # 512 tokens a step: many small steps tune better than few 
 
 @dataclass(frozen=True)
 class TensorError:
-    """Relative squared error of a matrix's outputs on the calibration text, before tuning."""
+    """Relative squared error of a matrix's outputs on the calibration text, before tuning.
+
+    For the head the outputs are logits, less what the softmax does not see (see `kweek.compress.head`).
+    """
 
     nearest: float
     gptq: float
@@ -109,21 +113,44 @@ def quantize_network(
         codes = {name: nearest_codes(weight, scales[name]) for name, weight in matrices.items()}
         return QuantizedModel(*_assemble(network, codes, scales, _rounded(network, codes)))
     batches = calibration_batches(calibration, row_length, seed)
-    moments_from = batches[: max(1, HESSIAN_TOKENS // (row_length * _ROWS_PER_BATCH))]
-    hessians = collect(network, moments_from)
-    scales = {name: searched_scales(weight) for name, weight in matrices.items()}
-    codes = {
-        name: compensated_codes(weight, hessians[name], scales[name]) for name, weight in matrices.items()
-    }
-    errors = _errors(network, matrices, hessians, codes, scales)
+    read = batches[: max(1, HESSIAN_TOKENS // (row_length * _ROWS_PER_BATCH))]
+    codes, scales, errors = _compensate(network, matrices, collect(network, read))
     plain = _rounded(network, codes)
     if tune_rest:
         scales, plain = tune(network, codes, scales, batches, progress)
-    flop = _num_flops(
-        network, row_length, _num_tokens(moments_from), _num_tokens(batches) if tune_rest else 0
-    )
+    flop = _num_flops(network, row_length, _num_tokens(read), _num_tokens(batches) if tune_rest else 0)
     result, tensors = _assemble(network, codes, scales, plain)
     return QuantizedModel(result, tensors, errors, flop, _num_tokens(batches))
+
+
+def _compensate(
+    network: Network, matrices: Mapping[str, Tensor], inputs: Inputs
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, TensorError]]:
+    """Codes and scales by parameter name, and errors by Hugging Face name."""
+    codes, scales, errors = {}, {}, {}
+    for name, weight in matrices.items():
+        plain_scale = nearest_scales(weight)
+        nearest = dequantize(nearest_codes(weight, plain_scale), plain_scale) - weight
+        if name == HEAD:
+            hidden = inputs.hidden_ND
+            target = centred(weight, hidden)
+            scales[name] = searched_scales(target)
+            codes[name] = head_codes(target, hidden, scales[name])
+            change = dequantize(codes[name], scales[name]) - target
+            errors[name] = TensorError(
+                logit_error(weight, hidden, nearest), logit_error(weight, hidden, change)
+            )
+            continue
+        moments = inputs.moments[name]
+        scales[name] = searched_scales(weight)
+        codes[name] = compensated_codes(weight, moments, scales[name])
+        change = dequantize(codes[name], scales[name]) - weight
+        for part, rows in _parts(network, name).items():
+            whole = max(output_error(weight[rows], moments), 1e-30)  # a matrix of zeros has no outputs
+            errors[part] = TensorError(
+                output_error(nearest[rows], moments) / whole, output_error(change[rows], moments) / whole
+            )
+    return codes, scales, errors
 
 
 def calibration_batches(sequences: Sequence[Sequence[int]], row_length: int, seed: int) -> list[Batch]:
@@ -186,28 +213,6 @@ def _parts(network: Network, name: str) -> dict[str, slice]:
     return parts
 
 
-def _errors(
-    network: Network,
-    matrices: Mapping[str, Tensor],
-    hessians: Mapping[str, Tensor],
-    codes: Mapping[str, Tensor],
-    scales: Mapping[str, Tensor],
-) -> dict[str, TensorError]:
-    """What nearest rounding and GPTQ each do to the outputs of every matrix."""
-    errors = {}
-    for name, weight in matrices.items():
-        plain_scale = nearest_scales(weight)
-        nearest = weight - dequantize(nearest_codes(weight, plain_scale), plain_scale)
-        compensated = weight - dequantize(codes[name], scales[name])
-        for part, rows in _parts(network, name).items():
-            whole = max(output_error(weight[rows], hessians[name]), 1e-30)  # a matrix of zeros has no outputs
-            errors[part] = TensorError(
-                output_error(nearest[rows], hessians[name]) / whole,
-                output_error(compensated[rows], hessians[name]) / whole,
-            )
-    return errors
-
-
 def _assemble(
     network: Network, codes: Mapping[str, Tensor], scales: Mapping[str, Tensor], plain: Mapping[str, Tensor]
 ) -> tuple[Network, dict[str, QuantizedTensor]]:
@@ -231,7 +236,9 @@ def _num_flops(network: Network, row_length: int, num_moment_tokens: int, num_tu
     """Arithmetic of GPTQ and tuning: reading, second moments, factors, compensation; teacher, pupil and gradient."""
     forward = network.config.num_flops_per_token(row_length)
     total = num_moment_tokens * forward + num_tuning_tokens * 4 * forward
-    for weight in _matrices(network).values():
+    for name, weight in _matrices(network).items():
         rows, columns = weight.shape
-        total += 2 * num_moment_tokens * columns**2 + 2 * columns**3 + rows * columns**2
+        factors = rows if name == HEAD else 1  # the head has moments for each row
+        sums = LIKELY if name == HEAD else 1
+        total += 2 * sums * num_moment_tokens * columns**2 + factors * 2 * columns**3 + rows * columns**2
     return total
