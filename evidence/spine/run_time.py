@@ -57,7 +57,8 @@ def run(quick: bool) -> dict[str, Any]:
         str(folder),
         *(("--budget", "2min") if quick else ()),
     ]
-    tracer = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=socket", "-o", str(trace)] if shutil.which("strace") else []
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=socket", "-o", str(trace)]
+    tracer = strace if shutil.which("strace") else []
     started = time.monotonic()
     process = subprocess.Popen([*tracer, *words], stdout=subprocess.DEVNULL)
     peak = 0
@@ -65,7 +66,8 @@ def run(quick: bool) -> dict[str, Any]:
         peak = max(peak, resident_bytes(process.pid))
         time.sleep(1.0)
     seconds = time.monotonic() - started
-    sockets = [line for line in trace.read_text().splitlines() if "socket(" in line] if tracer else []
+    calls = trace.read_text().splitlines() if tracer else []
+    sockets = [line for line in calls if "socket(" in line]
     summary = files.read_json(folder / "summary.json")
     cpu = sum(stage["cpu_seconds"] for stage in summary["stages"])
     return {
