@@ -48,9 +48,9 @@ def theirs(config: ModelConfig, dtype: torch.dtype) -> Any:
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
 
     def step(ids: np.ndarray) -> None:
-        tokens = torch.from_numpy(ids)
+        inputs, targets = torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(ids[:, 1:].copy())
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss = model(input_ids=tokens[:, :-1], labels=tokens[:, 1:], shift_labels=tokens[:, 1:]).loss
+            loss = model(input_ids=inputs, labels=targets, shift_labels=targets).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
