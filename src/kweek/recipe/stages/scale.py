@@ -173,9 +173,9 @@ def _budget_flop(ctx: StageContext, config: Config, tokenizer: Tokenizer) -> tup
     seconds = ctx.budget_seconds
     guess = SHARE_OF_PEAK[fast_dtype(ctx.machine_peak)] * ctx.machine_peak.fp32_flop_per_second * seconds
     plan, _ = plan_base(config.pretrain_share * guess, tokenizer.vocab_size, tokenizer.eos_id, config.width)
-    mix = Mix(config.task_share, 20_000, f"pretrain/{ctx.seed}")
+    mix = Mix(config.task_share, 100_000, f"pretrain/{ctx.seed}")
     sources = token_sources(ctx.inputs["corpus"], tokenizer, mix)
     rate = training_flop_per_second(plan, sources, tokenizer.eos_id, fast_dtype(ctx.machine_peak))
-    item = Derived("flop_per_second", rate, "median of timed updates of a network of about the final size")
+    item = Derived("flop_per_second", rate, "upper quartile of timed updates of a network of about the final size")
     ctx.records.append("derived", **dataclasses.asdict(item))
     return rate * seconds, rate
