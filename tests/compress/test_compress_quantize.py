@@ -48,6 +48,18 @@ def test_what_is_stored_is_what_was_evaluated(network, compensated, tmp_path):
     assert set(compensated.tensors) == set(compensated.errors) == matrices
 
 
+def test_transformers_reads_the_folder(compensated, tmp_path):
+    pytest.importorskip("compressed_tensors", reason="transformers reads this layout with that package only")
+    from transformers import AutoModelForCausalLM
+
+    save_model(tmp_path, compensated.network, torch.float16, quantized_tensors=compensated.tensors)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    ids = torch.arange(30)[None]
+    with torch.no_grad():
+        ours = compensated.network.logits(compensated.network(ids))
+        torch.testing.assert_close(theirs(ids).logits, ours, rtol=0, atol=1e-4)
+
+
 def test_the_original_stays_and_twice_is_the_same_to_the_bit(network, calibration, compensated):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     again = quantize_network(network, calibration, row_length=64)
