@@ -33,6 +33,8 @@ def child_environment(threads: int) -> dict[str, str]:
     """Environment of a stage's process: its threads, the parent's module path, nothing that phones home."""
     environment = dict(os.environ)
     environment.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    # Without a name here, torch asks the system's name service for it, over a socket.
+    environment.setdefault("USER", environment.get("LOGNAME", "kweek"))
     environment.update(
         {
             PARENT_VARIABLE: str(os.getpid()),
