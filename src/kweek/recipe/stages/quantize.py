@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from kweek.align.verifier import whole_number
 from kweek.compress.comparison import recovered_share
-from kweek.compress.quantize import BITS_PER_WEIGHT, Method, QuantizedModel, quantize_network
+from kweek.compress.quantize import BITS_PER_WEIGHT, HESSIAN_TOKENS, Method, QuantizedModel, quantize_network
 from kweek.data import stories
 from kweek.data.packing import keyed_generator
 from kweek.engine.engine import Engine
@@ -86,9 +86,10 @@ def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Es
     base = inputs["model"]
     forward = 2.2 * base["num_parameters"]
     tokens = config.calibration_tokens if config.method == "gptq" else 0
-    work = forward * (16_384 * (tokens > 0) + 4 * tokens * config.tune)
-    compared = 3 * forward * (config.comparison_bytes / 2 + 4 * config.problems * TOKENS_PER_ANSWER)
-    return Estimate(work, 1.5 * (work + compared) / base["flop_per_second"] + 6.0, 0.8e9, dict(base))
+    work = forward * (min(tokens, HESSIAN_TOKENS) + 4 * tokens * config.tune)
+    compared = 3 * forward * (0.6 * config.comparison_bytes + config.problems * TOKENS_PER_ANSWER)
+    seconds = (2.0 * work + 1.4 * compared) / base["flop_per_second"] + 4.0  # measured, one thread in fp32
+    return Estimate(work, seconds, 0.8e9, dict(base))
 
 
 def run(ctx: StageContext) -> None:
