@@ -50,7 +50,7 @@ class Config(StageConfig):
     method: Method = setting(
         "gptq",
         doc="gptq compensates errors; instant are nearest (Q4_0 rule), nearest_mse (searched), nearest_absmax",
-        reason="recovers about half of what rounding to the nearest loses",
+        reason="recovers three fifths of what rounding to the nearest loses",
     )
     calibration_tokens: int = setting(
         40_960,
