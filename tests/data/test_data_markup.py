@@ -33,7 +33,7 @@ def test_prose_remains_and_the_rest_goes() -> None:
 
 @given(st.text(alphabet=st.sampled_from("<>/!-\"'= abpre&;\n[]?"), max_size=300))
 def test_any_text_is_a_page(page: str) -> None:
-    html_text(page)
+    assert len(html_text(page)) <= len(page) + 2  # a page never says more than was there
 
 
 @given(st.text(alphabet=st.characters(blacklist_characters="<&\x1f", blacklist_categories=("Cs",))))

@@ -131,7 +131,10 @@ def test_a_tied_folder_may_repeat_its_head(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    load_model(tmp_path)
+    loaded = load_model(tmp_path).state_dict()
+    assert loaded.keys() == network.state_dict().keys()
+    for name, values in network.state_dict().items():
+        torch.testing.assert_close(loaded[name], values, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

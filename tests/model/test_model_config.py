@@ -121,7 +121,7 @@ def test_refuses_what_it_would_compute_wrongly(changes: dict[str, Any], words: s
 
 def test_unused_sliding_window_is_accepted() -> None:
     inactive = {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 28}
-    ModelConfig.from_hf(QWEN3 | inactive)
+    assert ModelConfig.from_hf(QWEN3 | inactive) == ModelConfig.from_hf(QWEN3)
 
 
 JSON = st.recursive(

@@ -67,14 +67,15 @@ def test_an_interrupted_get_goes_on_with_what_it_has(
     source = tmp_path / "index" / "small_model-1.0-py3-none-any.whl"
     (cache / source.name).write_bytes(source.read_bytes())
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("downloaded again"))
-    load_model(get_wheel(wheel, tmp_path / "small"))
+    assert load_model(get_wheel(wheel, tmp_path / "small")).config.vocab_size == 288
 
 
 def test_half_a_download_is_not_trusted(wheel: Wheel, tmp_path: Path) -> None:
     cache = tmp_path / ".small.download"
     cache.mkdir()
     (cache / "small_model-1.0-py3-none-any.whl").write_bytes(b"half")
-    load_model(get_wheel(wheel, tmp_path / "small"))
+    out = get_wheel(wheel, tmp_path / "small")
+    assert Artifact.open(out, verify="hash").lineage == {"small-model==1.0": wheel.sha256}
 
 
 def test_another_file_than_expected(wheel: Wheel, tmp_path: Path) -> None:

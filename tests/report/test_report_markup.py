@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import html
+
 from hypothesis import given
 from hypothesis import strategies as st
 from page_reader import read_page
 
-from kweek.report.markup import Markup, join, tag, text
+from kweek.report.markup import UNFIT, Markup, join, tag, text
 
 
 def test_builds_nested_elements() -> None:
@@ -48,4 +50,4 @@ def test_any_text_comes_back_as_it_was(content: str, attribute: str) -> None:
 
 @given(st.text(st.characters()))
 def test_any_text_can_be_written_to_a_file(content: str) -> None:
-    text(content).encode("utf-8")
+    assert html.unescape(text(content).encode("utf-8").decode("utf-8")) == UNFIT.sub("\ufffd", content)

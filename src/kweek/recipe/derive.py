@@ -15,9 +15,10 @@ TOKENS_PER_PARAMETER = (
 MIN_WIDTH = (
     128  # narrower networks do not learn to follow a story within minutes, whatever the law says of text
 )
-REFERENCE_WIDTH = 128  # where learning rates were tuned
-REFERENCE_TOKENS = 2.2e6  # and with how many tokens, at
-REFERENCE_BATCH = 512  # tokens per step
+REFERENCE_WIDTH, REFERENCE_BATCH = 128, 512  # where learning rates were tuned: width, tokens per step
+# Measured from 0.1M to 4M tokens, see docs/log.md. One row of a mix of documents and tasks is a gradient of one kind of
+# text only: half as many rows cost 3% in bits per byte, twice as many cost the tasks, which want more updates.
+BATCH_AT_4M_TOKENS = 2048
 MAX_LENGTH = 256  # tokens of context: four times the longest problem, and cheap attention
 
 
@@ -53,15 +54,17 @@ def on_grid(value: float) -> float:
 
 
 def shape(width: int, vocab_size: int, eos_id: int) -> ModelConfig:
-    """A Qwen3 layout of a width: heads of 64, feed-forward of 8/3 widths, a layer per 32 of width (at least 4)."""
+    """A Qwen3 layout: heads of 64 (two smaller ones below 128), feed-forward of 8/3 widths, a layer per 32 of width."""
+    unit = 32 if width >= MIN_WIDTH else 16  # of the feed-forward, for whole tiles of the matrix units
+    heads = max(2, width // 64)
     return ModelConfig(
         vocab_size=vocab_size,
         hidden_size=width,
-        intermediate_size=32 * math.ceil(8 * width / 3 / 32),
+        intermediate_size=unit * math.ceil(8 * width / 3 / unit),
         num_layers=max(4, width // 32),
-        num_heads=max(1, width // 64),
-        num_kv_heads=max(1, width // 64),
-        head_dim=64,
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=min(64, width // 2),
         max_positions=1024,
         eos_token_id=eos_id,
         pad_token_id=eos_id,
@@ -85,14 +88,8 @@ def plan_base(
     """Size, tokens, batch and learning rate for a pretraining budget in FLOP."""
     flop = on_grid(flop)
     chosen = width or width_for(flop, vocab_size, eos_id)
-    config = shape(chosen, vocab_size, eos_id)
-    # The sequence length is warmed up, so the mean context is shorter than the last; 0.64 of it on average.
-    per_token = config.num_flops_per_token(int(0.64 * MAX_LENGTH), backward=True)
-    num_tokens = int(flop / per_token)
-    raw_batch = REFERENCE_BATCH * (num_tokens / REFERENCE_TOKENS) ** 0.383
-    tokens_per_step = max(MAX_LENGTH, MAX_LENGTH * round(raw_batch / MAX_LENGTH))
-    factor = (REFERENCE_WIDTH / chosen) * math.sqrt(tokens_per_step / REFERENCE_BATCH)
-    plan = BasePlan(config, num_tokens, tokens_per_step, factor, flop)
+    plan = _planned(flop, shape(chosen, vocab_size, eos_id))
+    config = plan.config
     size_rule = (
         "pinned by hand"
         if width
@@ -107,16 +104,39 @@ def plan_base(
             config.num_parameters()["total"],
             "of the Qwen3 layout: heads of 64, feed-forward 8/3 widths",
         ),
-        Derived("tokens", num_tokens, "compute over FLOP per token"),
+        Derived("tokens", plan.num_tokens, "compute over FLOP per token"),
         Derived(
             "tokens_per_step",
-            tokens_per_step,
-            "512 at 2.2M tokens, growing with tokens^0.383 (arXiv 2505.13738)",
+            plan.tokens_per_step,
+            f"{BATCH_AT_4M_TOKENS} at 4M tokens, growing with tokens^0.383 (arXiv 2505.13738)",
         ),
         Derived(
             "learning_rate",
-            2e-3 * factor,
+            2e-3 * plan.learning_rate_factor,
             "matrices 2e-3 at width 128 and 512 tokens per step; 1/width, root of batch",
         ),
     ]
     return plan, derived
+
+
+def plan_rung(base: BasePlan, fraction: float) -> BasePlan:
+    """The plan of a small run at a fraction of the base model's FLOP, on the path of equal tokens per parameter.
+
+    Both parameters and tokens grow with the root of the FLOP. Small runs of the base model's own size would be off the
+    law: they end before they have learnt to use their context. Widths are multiples of 4, at least 16.
+    """
+    vocab_size, eos_id = base.config.vocab_size, 0  # training does not ask which token ends a text
+    wanted = base.config.num_parameters()["total"] * math.sqrt(fraction)
+    configs = [shape(width, vocab_size, eos_id) for width in range(16, base.config.hidden_size + 1, 4)]
+    nearest = min(configs, key=lambda config: abs(math.log(config.num_parameters()["total"] / wanted)))
+    return _planned(base.target_flop * fraction, nearest)
+
+
+def _planned(flop: float, config: ModelConfig) -> BasePlan:
+    """Tokens, batch and learning rate for a network and its FLOP."""
+    # The sequence length is warmed up, so the mean context is shorter than the last; 0.64 of it on average.
+    num_tokens = int(flop / config.num_flops_per_token(int(0.64 * MAX_LENGTH), backward=True))
+    raw_batch = BATCH_AT_4M_TOKENS * (num_tokens / 4e6) ** 0.383
+    tokens_per_step = max(MAX_LENGTH, MAX_LENGTH * round(raw_batch / MAX_LENGTH))
+    factor = (REFERENCE_WIDTH / config.hidden_size) * math.sqrt(tokens_per_step / REFERENCE_BATCH)
+    return BasePlan(config, num_tokens, tokens_per_step, factor, flop)

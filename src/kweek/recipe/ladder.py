@@ -19,8 +19,8 @@ from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.trainer import Trainer
 
-#: Of the target: ten runs over 1.2 decades up to an eighth. Smaller ones are not on the law, fewer make it too wide.
-FRACTIONS = tuple(round(10 ** (1.2 * (i / 9 - 1)) / 8, 5) for i in range(10))
+#: Of the target: ten runs over 1.1 decades up to a sixth. Fewer make the interval too wide, see docs/log.md.
+FRACTIONS = tuple(round(10 ** (1.1 * (i / 9 - 1)) / 6, 5) for i in range(10))
 SPEED_STEPS = 96  # timed updates, some seconds, after an eighth as many to warm up
 
 

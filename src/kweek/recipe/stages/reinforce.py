@@ -27,7 +27,9 @@ TOKENS_PER_SAMPLE = 75  # prompt and answer; for estimates only
 SIGN_PAIRS = 24  # pairs of a right and a wrong answer; at least twenty
 AUDIT_ITEMS = 200
 LENGTH = 256  # of the replayed rows, as pretraining ended
-REPLAY_TOKENS = 1024  # of text per update: a small weight on many tokens holds what was learnt with little noise
+REPLAY_TOKENS = (
+    1024  # of text per update: a small weight on many tokens holds what was learnt with little noise
+)
 
 
 class Config(StageConfig):
@@ -168,7 +170,9 @@ def _replay(ctx: StageContext, tokenizer: Any, config: Config) -> Any:
     sources: list[Source] = token_sources(
         ctx.inputs["corpus"], tokenizer, Mix(0.3, 200_000, f"replay/{ctx.seed}")
     )
-    texts = list(PackedMix(sources, [LENGTH] * config.steps, REPLAY_TOKENS, ctx.seed, tokenizer.eos_id).rows())
+    texts = list(
+        PackedMix(sources, [LENGTH] * config.steps, REPLAY_TOKENS, ctx.seed, tokenizer.eos_id).rows()
+    )
 
     def segments(step: int) -> list[Segment]:
         order = keyed_generator("talk", ctx.seed, step).permutation(len(talk))[:4]
