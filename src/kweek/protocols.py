@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-StopReason = Literal["stop", "length", "cancelled"]
+import numpy as np
+import numpy.typing as npt
+
+StopReason = Literal["stop", "length", "cancelled", "budget"]
 
 
 class Progress(Protocol):
@@ -43,9 +47,38 @@ class TokenInterceptor(Protocol):
     def __call__(self, token_ids: Sequence[int]) -> Sequence[int]: ...
 
 
+class Constraint(Protocol):
+    """What a generation may say next: the state of one grammar in one generation."""
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """(V,) which tokens may come next, end-of-text tokens among them where the text may end here.
+
+        The array belongs to the constraint and may change with the next `advance`. Never all false.
+        """
+        ...
+
+    def advance(self, token_id: int) -> None:
+        """Take a token that was allowed."""
+        ...
+
+
 @dataclass(frozen=True)
 class Request:
-    """One generation to make. `temperature` 0 is greedy; sampling uses the full softmax."""
+    """One generation to make. `temperature` 0 is greedy; by default sampling uses the full softmax.
+
+    A token is drawn thus: logits + `logit_bias`, the constraint's mask, division by the temperature, then of the
+    probabilities the `top_k` largest, of these the fewest that hold `top_p`, of these those of at least `min_p` times
+    the largest; what is left is renormalised.
+
+    Args:
+        stop_ids: tokens that end the generation; they are part of it.
+        stop_texts: UTF-8 texts that end it wherever the bytes of its tokens first hold one, across tokens too.
+        constraint: makes a fresh constraint for this generation.
+        prompt_logprobs: also give the log-probability of every token of the prompt.
+        num_top: how many of the likeliest tokens to name beside each new token.
+        max_flop: ends the generation, with what it has, before it costs more.
+        tenant: requests of different tenants never share a cached prefix.
+    """
 
     prompt_ids: Sequence[int]
     max_new_tokens: int
@@ -53,13 +86,26 @@ class Request:
     seed: int = 0
     stop_ids: frozenset[int] = frozenset()
     interceptor: TokenInterceptor | None = None
+    top_k: int = 0  # 0 is all
+    top_p: float = 1.0
+    min_p: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop_texts: tuple[bytes, ...] = ()
+    constraint: Callable[[], Constraint] | None = None
+    prompt_logprobs: bool = False
+    num_top: int = 0
+    max_flop: float = math.inf
+    tenant: str = ""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What came of a request. The three lists are parallel, one entry per new token.
+    """What came of a request. The lists are parallel, one entry per new token.
 
-    `logprobs` are natural logs under the full softmax at temperature 1; forced tokens have 0.0.
+    `logprobs` are natural logs under the full softmax at temperature 1, before bias, mask and truncation; forced tokens
+    have 0.0. `processed_logprobs` are those of the distribution that was drawn from, and `kept_mass` is the share of
+    the biased, masked and tempered one that truncation kept: a policy gradient needs both to be right (for a greedy
+    token 0.0 and 1.0).
     """
 
     token_ids: list[int]
@@ -68,6 +114,14 @@ class Completion:
     stop_reason: StopReason
     num_prompt_tokens: int
     flop: float
+    processed_logprobs: list[float] = field(default_factory=list)
+    kept_mass: list[float] = field(default_factory=list)
+    #: natural logs of the prompt's tokens, the first 0.0; None unless asked for.
+    prompt_logprobs: list[float] | None = None
+    #: for each new token the likeliest (id, natural log under the full softmax), best first.
+    top: list[list[tuple[int, float]]] = field(default_factory=list)
+    #: the text or token of the request that ended it, when the reason is "stop".
+    stopped_by: bytes | int | None = None
 
 
 @runtime_checkable
