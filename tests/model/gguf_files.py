@@ -23,7 +23,7 @@ def stored_type(name: str, kind: Types) -> Types:
 
 
 def write_gguf(path: Path, network: Network, kind: Types = Types.F32, **fields: Any) -> dict[str, np.ndarray]:
-    """Write a network; returns the values as stored, by Hugging Face name. `fields` add metadata numbers."""
+    """Write a network; returns the values as stored, by Hugging Face name. `fields` set metadata numbers."""
     config = network.config
     writer = gguf.GGUFWriter(path, config.architecture)
     writer.add_block_count(config.num_layers)
@@ -36,7 +36,9 @@ def write_gguf(path: Path, network: Network, kind: Types = Types.F32, **fields: 
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_layer_norm_rms_eps(config.norm_epsilon)
     for key, value in fields.items():
-        writer.add_uint32(f"{config.architecture}.{key.replace('__', '.')}", value)
+        name = f"{config.architecture}.{key.replace('__', '.')}"
+        writer.kv_data[0].pop(name, None)
+        writer.add_uint32(name, value)
     add_tokenizer(writer, config.vocab_size)
     values = {}
     for name, tensor in network.state_dict().items():
