@@ -41,8 +41,8 @@ def save_model(
         out: an artifact being written, or a folder, which is created.
         network: its parameters are stored in `dtype`.
         dtype: torch.float32, bfloat16 or float16.
-        quantized_tensors: by name (`...q_proj.weight`), matrices that take the place of the network's own;
-            the folder then says so in `quantization_config`.
+        quantized_tensors: by name (`...q_proj.weight`), matrices that take the place of the network's own, the
+            embedding too; the folder then says so in `quantization_config`.
     """
     packed = dict(quantized_tensors or {})
     config = network.config
@@ -62,7 +62,8 @@ def save_model(
         plain = [name.removesuffix(".weight") for name in linears if name not in quantized_tensors]
         if config.tied_embeddings:
             plain.append("lm_head")
-        document["quantization_config"] = quantized.quantization_config(plain)
+        bits = {name.removesuffix(".weight"): part.num_bits for name, part in quantized_tensors.items()}
+        document["quantization_config"] = quantized.quantization_config(bits, plain)
     generation = {
         "bos_token_id": document["bos_token_id"],
         "eos_token_id": document["eos_token_id"],
@@ -116,10 +117,10 @@ def load_config(folder: Path | str) -> ModelConfig:
 
 
 def load_model(folder: Path | str) -> Network:
-    """Load a checkpoint folder: one file or shards, tied or not, fp32, bf16, fp16 or packed 4-bit.
+    """Load a checkpoint folder: one file or shards, tied or not, fp32, bf16, fp16 or packed codes.
 
     Returns:
-        the network in fp32; 4-bit matrices are dequantised.
+        the network in fp32; matrices of codes are dequantised.
 
     Raises:
         CheckpointError: an unsupported architecture, a missing, unexpected or misshapen tensor, a truncated
@@ -167,7 +168,7 @@ def _check_tensors(config: ModelConfig, tensors: TensorFolder) -> None:
             raise CheckpointError(f"tensor {name} is missing", where=where, fix="fetch the model again")
     if config.tied_embeddings and _HEAD in left:
         left.remove(_HEAD)
-        if tensors.shapes[_HEAD] != tensors.shapes[_EMBEDDING] or not torch.equal(
+        if tensors.shapes[_HEAD] != tensors.shapes.get(_EMBEDDING) or not torch.equal(
             tensors.read(_HEAD), tensors.read(_EMBEDDING)
         ):
             raise CheckpointError(
@@ -180,15 +181,25 @@ def _check_tensors(config: ModelConfig, tensors: TensorFolder) -> None:
 
 
 def read_weight(tensors: TensorFolder, name: str, shape: tuple[int, ...]) -> Tensor:
-    """One tensor by its plain name, dequantised where it is stored as 4-bit codes.
+    """One tensor by its plain name, dequantised where it is stored as codes.
 
     Raises:
         CheckpointError: its parts contradict each other or `shape`, or the file became unreadable.
     """
     if name in tensors.shapes:
         return tensors.read(name)
+    return read_codes(tensors, name, shape).dequantize()
+
+
+def read_codes(tensors: TensorFolder, name: str, shape: tuple[int, ...]) -> QuantizedTensor:
+    """One tensor that is stored as codes, by its plain name.
+
+    Raises:
+        CheckpointError: as `read_weight`.
+    """
     base = name.removesuffix(".weight")
     packed, scale, stored_shape = (tensors.read(f"{base}.{suffix}") for suffix in quantized.SUFFIXES)
-    if packed.dtype != torch.int32 or tuple(stored_shape.tolist()) != shape:
+    bits = quantized.packed_bits(packed.shape[1], shape[1])
+    if packed.dtype != torch.int32 or tuple(stored_shape.tolist()) != shape or bits is None:
         raise CheckpointError(f"the parts of {base} do not fit together", where=str(tensors.folder))
-    return QuantizedTensor(packed, scale, (shape[0], shape[1])).dequantize()
+    return QuantizedTensor(packed, scale, (shape[0], shape[1]), bits)

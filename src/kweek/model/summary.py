@@ -16,7 +16,7 @@ from kweek.model.config import ModelConfig
 from kweek.model.gguf import gguf_name, open_gguf
 from kweek.model.gguf_file import GGUFFile
 from kweek.model.layout import tensor_shapes
-from kweek.model.quantized import SUFFIXES
+from kweek.model.quantized import SUFFIXES, packed_bits
 from kweek.model.tensors import TensorFolder
 from kweek.protocols import ModelSummary
 
@@ -73,8 +73,9 @@ def _folder_tensors(config: ModelConfig, tensors: TensorFolder) -> Iterator[_Ent
         else:
             base = name.removesuffix(".weight")
             num_groups = tensors.shapes[f"{base}.weight_scale"][1]
+            bits = packed_bits(tensors.shapes[f"{base}.weight_packed"][1], shape[1])
             num_bytes = sum(tensors.bytes_of(f"{base}.{suffix}") for suffix in SUFFIXES)
-            yield name, values, f"int4 by {values.shape[1] // num_groups}", num_bytes
+            yield name, values, f"int{bits} by {values.shape[1] // num_groups}", num_bytes
 
 
 def _gguf_tensors(config: ModelConfig, file: GGUFFile) -> Iterator[_Entry]:
