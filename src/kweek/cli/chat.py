@@ -41,7 +41,7 @@ def chat(
 
     if as_json and message is None:
         raise ConfigError("--json needs a message", fix='add -m "your question"')
-    folder, grown = _resolve(where, model)
+    folder, grown = find_model(where, model)
     session, familiar = _open(folder, grown, temperature, max_tokens, seed)
     if message is not None:
         _once(session, familiar, message, as_json)
@@ -49,7 +49,7 @@ def chat(
     _converse(session, familiar, folder)
 
 
-def _resolve(where: Path, stage: str | None) -> tuple[Path, bool]:
+def find_model(where: Path, stage: str | None) -> tuple[Path, bool]:
     """The model folder meant, and whether one of our recipes grew it."""
     from kweek.errors import ConfigError
     from kweek.recipe.folder import RunFolder
