@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kweek.errors import CheckpointError
-from kweek.model.quantized import QuantizedTensor
 
 #: Types that are written: name to the format's id.
 TYPE_IDS = {"F32": 0, "F16": 1, "Q4_0": 2, "Q5_0": 6, "Q8_0": 8, "BF16": 30}
@@ -61,20 +60,19 @@ def encode(tensor: Tensor, type_name: str, name: str) -> bytes:
     return raw.tobytes()
 
 
-def lossless_type(stored: QuantizedTensor) -> str | None:
-    """The smallest type whose blocks hold these codes and scales as they are; None where groups do not fit.
+def lossless_type(num_bits: int, num_columns: int, num_groups: int) -> str | None:
+    """The smallest type whose blocks hold codes and scales as they are; None where groups do not fill blocks.
 
     One scale for 64 or 128 neighbours, or for a row, fits too: it is stored once per block.
+
+    Args:
+        num_bits: of a code, at most 8.
+        num_columns: of the matrix.
+        num_groups: scales per row.
     """
-    rows, columns = stored.shape
-    if columns % BLOCK_SIZE or (columns // stored.scale_RG.shape[1]) % BLOCK_SIZE:
+    if num_columns % BLOCK_SIZE or num_columns // num_groups % BLOCK_SIZE:
         return None
-    codes = stored.codes()
-    lowest, highest = int(codes.min()), int(codes.max())
-    for type_name, reach in (("Q4_0", 8), ("Q5_0", 16)):
-        if -reach <= lowest and highest < reach:
-            return type_name
-    return "Q8_0"
+    return "Q4_0" if num_bits <= 4 else "Q5_0" if num_bits == 5 else "Q8_0"
 
 
 def encode_codes(codes_RC: Tensor, scale_RG: Tensor, type_name: str) -> bytes:
@@ -85,7 +83,7 @@ def encode_codes(codes_RC: Tensor, scale_RG: Tensor, type_name: str) -> bytes:
         scale_RG: floating; rounded to fp16, so give what fp16 holds.
         type_name: as `lossless_type` says.
     """
-    rows, columns = codes_RC.shape
+    columns = codes_RC.shape[1]
     per_row = columns // BLOCK_SIZE
     scale_N1 = scale_RG.repeat_interleave(per_row // scale_RG.shape[1], dim=1).reshape(-1, 1)
     scales = scale_N1.to(torch.float16).numpy().astype("<f2", copy=False).view(np.uint8)
@@ -96,7 +94,7 @@ def encode_codes(codes_RC: Tensor, scale_RG: Tensor, type_name: str) -> bytes:
 def _pack(codes_NS: NDArray[np.int16], type_name: str) -> NDArray[np.uint8]:
     """The bytes of a block after its scale, (N, ...)."""
     if type_name == "Q8_0":
-        return codes_NS.astype(np.int8).view(np.uint8)
+        return np.asarray(codes_NS, dtype=np.int8).view(np.dtype("u1"))
     half = BLOCK_SIZE // 2  # the first 16 codes lie in the low half of the bytes, the others in the high half
     if type_name == "Q4_0":
         lifted = (codes_NS + 8).astype(np.uint8)
