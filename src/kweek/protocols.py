@@ -39,10 +39,13 @@ def never() -> bool:
 class TokenInterceptor(Protocol):
     """Gives the tokens that a tool forces into a generation.
 
-    Called after every sampled token with all token ids of the sequence so far (prompt included).
-    Returns the ids to append without sampling (empty when no tool call has just been closed).
+    Called with all token ids of the sequence so far (prompt included) after every sampled token that is one of
+    `trigger_ids`. Returns the ids to append without sampling (empty when no tool call has just been closed).
     Forced tokens carry `sampled=False`, so no loss is ever taken on them.
     """
+
+    #: tokens that can close a call, between which an engine need not ask; None asks after every token.
+    trigger_ids: frozenset[int] | None
 
     def __call__(self, token_ids: Sequence[int]) -> Sequence[int]: ...
 

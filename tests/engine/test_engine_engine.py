@@ -89,11 +89,20 @@ def test_stop_ids_end_a_row_and_are_kept(engine):
     assert cut.stop_reason == "stop"
 
 
-def test_forced_tokens_enter_unsampled_and_are_seen_by_what_follows(engine):
-    def tool(ids):
-        return [30, 31] if len(ids) == 5 else []
+class At:
+    """Forces tokens once a sequence has a certain length; asked after every token."""
 
-    done = engine.generate([Request([1, 2, 3], 10, interceptor=tool)])[0]
+    trigger_ids = None
+
+    def __init__(self, length, forced):
+        self.length, self.forced = length, forced
+
+    def __call__(self, ids):
+        return self.forced if len(ids) == self.length else []
+
+
+def test_forced_tokens_enter_unsampled_and_are_seen_by_what_follows(engine):
+    done = engine.generate([Request([1, 2, 3], 10, interceptor=At(5, [30, 31]))])[0]
     assert done.token_ids[2:4] == [30, 31]
     assert done.sampled == [True, True, False, False, *[True] * 6]
     assert done.logprobs[2:4] == [0.0, 0.0]
@@ -102,13 +111,7 @@ def test_forced_tokens_enter_unsampled_and_are_seen_by_what_follows(engine):
 
 
 def test_a_forced_stop_token_does_not_end_the_row(engine):
-    done = engine.generate(
-        [
-            Request(
-                [1, 2, 3], 6, stop_ids=frozenset({30}), interceptor=lambda ids: [30] if len(ids) == 4 else []
-            )
-        ]
-    )[0]
+    done = engine.generate([Request([1, 2, 3], 6, stop_ids=frozenset({30}), interceptor=At(4, [30]))])[0]
     assert len(done.token_ids) == 6
 
 
@@ -139,8 +142,9 @@ def test_flop_of_an_answer_grow_with_it_and_shared_prompts_are_paid_once(engine)
     short, long = engine.generate([Request([1, 2, 3], 2), Request([4, 5, 6], 20)])
     assert 0 < short.flop < long.flop
     alone = engine.generate([Request([1] * 50, 1)])[0].flop
-    shared = engine.generate([Request([1] * 50, 1, 1.0, seed=i) for i in range(10)])
-    assert sum(c.flop for c in shared) == pytest.approx(alone)
+    shared = engine.generate([Request([2] * 50, 1, 1.0, seed=i) for i in range(10)])
+    # The prompt once, and its last token, whose logits every sample wants, ten times.
+    assert alone < sum(c.flop for c in shared) < 1.3 * alone
 
 
 def test_cancellation_keeps_what_is_there(engine):

@@ -39,6 +39,7 @@ class Calculator:
         self._open, self._result, self._close = (
             tokenizer.special[name] for name in ("<tool>", "<result>", "</result>")
         )
+        self.trigger_ids = frozenset({self._result})
 
     def __call__(self, token_ids: Sequence[int]) -> list[int]:
         if not token_ids or token_ids[-1] != self._result:

@@ -1,0 +1,67 @@
+"""What the scheduler asks of whatever computes: slots of keys and values, and calls for any mix of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from kweek.engine.native.rows import Rows
+from kweek.model.config import ModelConfig
+
+#: Rows of one call: as many as keep the activations of networks of 1M to 100M parameters in a core's cache.
+MAX_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Fed:
+    """Tokens that only pass through the network: those of a prompt before its last, those that a tool forces."""
+
+    slot: int
+    position: int
+    token_ids: Sequence[int]
+
+
+class Backend(Protocol):
+    """A network with slots.
+
+    Attributes:
+        logits: (rows, at least V) of the last call, in the order of its rows.
+        lse: (rows,) the logarithm of the sum of their exponentials, after `run`.
+    """
+
+    config: ModelConfig
+    num_slots: int
+    logits: npt.NDArray[np.float32]
+    lse: npt.NDArray[np.float32]
+
+    def reserve(self, tokens: int) -> None:
+        """Make every slot hold at least `tokens`, keeping what is in it."""
+        ...
+
+    def run(self, rows: Rows, steps: int = 1, fed: Sequence[Fed] = ()) -> npt.NDArray[np.void]:
+        """Up to `steps` tokens for each row (of dtype `ROW`), which then says how many came and whether it paused.
+
+        What is fed passes through the network first, with the same call; rows and fed tokens together are at most
+        `MAX_ROWS`. Returns choices (rows, steps) of dtype `CHOICE`.
+        """
+        ...
+
+    def forward(self, fed: Sequence[Fed], wanted: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Feed at most `MAX_ROWS` tokens; logits (wanted, V), valid until the next call.
+
+        Args:
+            wanted: offsets into all that is fed, one piece after another.
+        """
+        ...
+
+    def logprobs(self, targets: Sequence[int]) -> list[float]:
+        """Natural-log probability of one token for each row of logits of the last `forward`."""
+        ...
+
+    def fork(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of a slot into another."""
+        ...

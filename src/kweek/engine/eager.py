@@ -1,0 +1,164 @@
+"""The engine's computations by torch: where there is no native library, and on other devices.
+
+Legend: B rows, T new tokens, S keys attended to, K key heads, E head dimension, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kweek.engine.backend import MAX_ROWS, Fed
+from kweek.engine.native.rows import CHOICE, Rows
+from kweek.model.cache import KVCache
+from kweek.model.network import Network
+
+FIRST_CAPACITY = 256  # tokens of a slot at first; doubled when a request needs more
+
+
+class _SlotCache(KVCache):
+    """A cache whose rows are slots: a forward pass names the slots that it reads and writes, and where."""
+
+    def place(self, slots: Sequence[int], positions_BT: Tensor) -> None:
+        self._slots = torch.as_tensor(slots)
+        self._at_BT = positions_BT
+        self._last = int(positions_BT.max()) + 1
+
+    def begin(self, num_tokens: int) -> tuple[Tensor, Tensor | None]:
+        return self._at_BT, (torch.arange(self._last) <= self._at_BT[:, :, None])[:, None]
+
+    def update(self, layer: int, k_BKTE: Tensor, v_BKTE: Tensor) -> tuple[Tensor, Tensor]:
+        rows = self._slots[:, None]
+        self.keys[layer][rows, :, self._at_BT] = k_BKTE.transpose(1, 2).to(self.keys[layer].dtype)
+        self.values[layer][rows, :, self._at_BT] = v_BKTE.transpose(1, 2).to(self.values[layer].dtype)
+        return self.keys[layer][self._slots, :, : self._last], self.values[layer][
+            self._slots, :, : self._last
+        ]
+
+    def advance(self, counts_B: Tensor | int) -> None:
+        """Nothing to count: positions are named from outside."""
+
+
+class EagerBackend:
+    """A network as it is: later changes of its weights show at once. See `Backend`."""
+
+    def __init__(self, network: Network, *, num_slots: int = 64) -> None:
+        self.network, self.config, self.num_slots = network, network.config, num_slots
+        self.logits = np.zeros((0, self.config.vocab_size), np.float32)
+        self.lse = np.zeros(0, np.float32)
+        self._cache = _SlotCache(self.config, num_slots, FIRST_CAPACITY)
+
+    def reserve(self, tokens: int) -> None:
+        """See `Backend`."""
+        before = self._cache.max_length
+        if tokens > before:
+            grown = _SlotCache(self.config, self.num_slots, max(tokens, 2 * before))
+            for mine, theirs in zip(
+                (*self._cache.keys, *self._cache.values), (*grown.keys, *grown.values), strict=True
+            ):
+                theirs[:, :, :before] = mine
+            self._cache = grown
+
+    @torch.inference_mode()
+    def run(self, rows: Rows, steps: int = 1, fed: Sequence[Fed] = ()) -> npt.NDArray[np.void]:
+        """See `Backend`."""
+        if len(rows) + sum(len(piece.token_ids) for piece in fed) > MAX_ROWS:
+            raise ValueError(f"more than {MAX_ROWS} rows and fed tokens")
+        for piece in fed:
+            self._hidden([piece.slot], [piece.token_ids], [piece.position])
+        choices = np.zeros((len(rows), steps), CHOICE)
+        rows["produced"], rows["done"] = 0, rows["remaining"] <= 0
+        vocabulary = self.config.vocab_size
+        for _ in range(steps):
+            active = np.flatnonzero(rows["done"] == 0)
+            if not len(active):
+                break
+            now = rows[active]
+            hidden_B1D = self._hidden(
+                now["slot"].tolist(), [[t] for t in now["token"].tolist()], now["position"].tolist()
+            )
+            self.logits = self.network.logits(hidden_B1D[:, 0]).float().numpy()
+            self.lse = torch.from_numpy(self.logits).logsumexp(-1).numpy()
+            for place, index in enumerate(active.tolist()):
+                row = rows[index]
+                choice = choose(row, self.logits[place], float(self.lse[place]))
+                choices[index, row["produced"]] = choice
+                events = _array(row["events"], ctypes.c_uint8, vocabulary)
+                row["token"], row["position"] = choice[0], row["position"] + 1
+                row["produced"] += 1
+                row["remaining"] -= 1
+                row["uniforms"] += np.uint64(8)
+                row["done"] = row["remaining"] <= 0 or (events is not None and events[choice[0]] != 0)
+        return choices
+
+    @torch.inference_mode()
+    def forward(self, fed: Sequence[Fed], wanted: Sequence[int]) -> npt.NDArray[np.float32]:
+        """See `Backend`."""
+        pieces = [self._hidden([piece.slot], [piece.token_ids], [piece.position])[0] for piece in fed]
+        self.logits = self.network.logits(torch.cat(pieces)[list(wanted)]).float().numpy()
+        return self.logits
+
+    def logprobs(self, targets: Sequence[int]) -> list[float]:
+        """See `Backend`."""
+        table_BV = torch.from_numpy(self.logits[: len(targets)]).log_softmax(-1)
+        return [float(value) for value in table_BV.gather(-1, torch.tensor(targets)[:, None])[:, 0]]
+
+    def fork(self, source: int, target: int, length: int) -> None:
+        """See `Backend`."""
+        for part in (*self._cache.keys, *self._cache.values):
+            part[target, :, :length] = part[source, :, :length]
+
+    def _hidden(self, slots: Sequence[int], ids: Sequence[Sequence[int]], positions: Sequence[int]) -> Tensor:
+        ids_BT = torch.tensor([list(row) for row in ids])
+        self._cache.place(slots, torch.tensor(positions)[:, None] + torch.arange(ids_BT.shape[1]))
+        hidden_BTD: Tensor = self.network(ids_BT, cache=self._cache)
+        return hidden_BTD
+
+
+def choose(row: np.void, logits_V: npt.NDArray[np.float32], lse: float) -> tuple[int, float, float, float]:
+    """One token for a row: (token, log-probability, processed log-probability, kept mass). The rule is `Request`'s."""
+    vocabulary = len(logits_V)
+    shaped = logits_V.astype(np.float64)
+    bias, allowed = (
+        _array(row["bias"], ctypes.c_float, vocabulary),
+        _array(row["allowed"], ctypes.c_uint8, vocabulary),
+    )
+    if bias is not None:
+        shaped = shaped + bias
+    if allowed is not None:
+        shaped = np.where(allowed != 0, shaped, -math.inf)
+    if row["temperature"] <= 0:
+        token = int(shaped.argmax())
+        return token, float(logits_V[token] - lse), 0.0, 1.0
+    weights = np.exp((shaped - shaped.max()) / float(row["temperature"]))
+    total = float(weights.sum())
+    order = np.arange(vocabulary)
+    if row["top_k"] or row["top_p"] < 1 or row["min_p"] > 0:
+        order = np.lexsort((order, -weights))
+        if row["top_k"]:
+            order = order[: row["top_k"]]
+        before = np.cumsum(weights[order]) - weights[order]
+        order = order[
+            (before < float(row["top_p"]) * total) & (weights[order] >= row["min_p"] * weights.max())
+        ]
+    cumulative = np.cumsum(weights[order])
+    kept = float(cumulative[-1])
+    uniform = ctypes.c_double.from_address(int(row["uniforms"])).value
+    place = min(int(np.searchsorted(cumulative, uniform * kept)), len(order) - 1)
+    token = int(order[place])
+    processed = math.log(weights[token] / kept)
+    return token, float(logits_V[token] - lse), processed, kept / total
+
+
+def _array(
+    address: int, kind: type[ctypes.c_uint8] | type[ctypes.c_float], length: int
+) -> npt.NDArray[Any] | None:
+    """What a row points at."""
+    return np.ctypeslib.as_array((kind * length).from_address(int(address))) if address else None

@@ -1,0 +1,193 @@
+"""One generation on its way: what it has said, what must still pass through the network, and when it ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from kweek.engine.slots import Slot
+from kweek.errors import KweekError
+from kweek.model.config import ModelConfig
+from kweek.protocols import Completion, Constraint, Request, StopReason
+
+OnToken = Callable[[int, float], None]
+
+
+@dataclass(eq=False)  # each is itself: two may hold the same text
+class Generation:
+    """A request and what has come of it.
+
+    Attributes:
+        ids: prompt and new tokens.
+        num_fed: how many of them have their keys and values in the slot.
+        limit: new tokens that length and budget allow.
+        num_shared: tokens of the prompt that were found computed.
+    """
+
+    ticket: int
+    request: Request
+    ids: list[int]
+    limit: int
+    reason_at_limit: StopReason
+    on_token: OnToken | None = None
+    constraint: Constraint | None = None
+    uniforms: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+    slot: Slot | None = None
+    num_fed: int = 0
+    num_shared: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    sampled: list[bool] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    processed: list[float] = field(default_factory=list)
+    kept: list[float] = field(default_factory=list)
+    top: list[list[tuple[int, float]]] = field(default_factory=list)
+    prompt_logprobs: list[float] | None = None
+    tail: bytes = b""
+    reason: StopReason | None = None
+    stopped_by: bytes | int | None = None
+    cancelled: bool = False
+
+    @classmethod
+    def begin(
+        cls, ticket: int, request: Request, config: ModelConfig, on_token: OnToken | None
+    ) -> Generation:
+        """Check a request and prepare for it.
+
+        Raises:
+            KweekError: an empty prompt, a token outside the vocabulary, or more positions than the network has.
+        """
+        check(request, config)
+        limit = request.max_new_tokens
+        if request.max_flop < math.inf:
+            limit = affordable(request, config)
+        reason: StopReason = "budget" if limit < request.max_new_tokens else "length"
+        generation = cls(ticket, request, list(request.prompt_ids), limit, reason, on_token)
+        if request.temperature > 0:
+            # A counter-based stream per request: its samples do not depend on who else is in the batch.
+            generation.uniforms = np.random.Generator(np.random.Philox(key=request.seed)).random(
+                request.max_new_tokens + 1
+            )
+        if request.constraint is not None:
+            generation.constraint = request.constraint()
+        if limit <= 0:
+            generation.reason = reason
+        return generation
+
+    @property
+    def num_waiting(self) -> int:
+        """Tokens that have not passed through the network; the last of them is the one whose logits are wanted."""
+        return len(self.ids) - self.num_fed
+
+    def take(
+        self,
+        token: int,
+        logprob: float,
+        processed: float,
+        kept: float,
+        token_bytes: Sequence[bytes] | None,
+    ) -> bool:
+        """Append a sampled token and what a tool forces after it; returns whether the row can go on as it is.
+
+        It cannot when it has ended, or when there are forced tokens to feed.
+        """
+        self._append(token, logprob, processed, kept, True)
+        request = self.request
+        if token in request.stop_ids:
+            self.reason, self.stopped_by = "stop", token
+        elif token_bytes is not None and request.stop_texts:
+            self._match(token_bytes[token])
+        if self.reason is None and len(self.token_ids) >= self.limit:
+            self.reason = self.reason_at_limit
+        if self.reason is not None:
+            return False
+        if self.constraint is not None:
+            self.constraint.advance(token)
+        interceptor = request.interceptor
+        if interceptor is None or (
+            interceptor.trigger_ids is not None and token not in interceptor.trigger_ids
+        ):
+            return True
+        forced = list(interceptor(self.ids))[: self.limit - len(self.token_ids)]
+        for forced_token in forced:
+            self._append(forced_token, 0.0, 0.0, 1.0, False)
+        if len(self.token_ids) >= self.limit:
+            self.reason = self.reason_at_limit
+        return not forced
+
+    def _append(self, token: int, logprob: float, processed: float, kept: float, sampled: bool) -> None:
+        self.ids.append(token)
+        self.token_ids.append(token)
+        self.sampled.append(sampled)
+        self.logprobs.append(logprob)
+        self.processed.append(processed)
+        self.kept.append(kept)
+        if not sampled and self.request.num_top:
+            self.top.append([])
+        if self.on_token is not None:
+            self.on_token(token, logprob)
+
+    def _match(self, new: bytes) -> None:
+        """End at the first stop text that the bytes said so far hold."""
+        self.tail += new
+        found = [(self.tail.find(text), text) for text in self.request.stop_texts if text in self.tail]
+        if found:
+            self.reason, self.stopped_by = "stop", min(found)[1]
+        self.tail = self.tail[-max(map(len, self.request.stop_texts)) :]
+
+    def completion(self, config: ModelConfig) -> Completion:
+        """What came of the request; call it once it has ended."""
+        assert self.reason is not None
+        num_prompt, num_new = len(self.request.prompt_ids), len(self.token_ids)
+        own = num_prompt - self.num_shared
+        cost = own * config.num_flops_per_token(num_prompt) + decode_flop(config, num_prompt, num_new)
+        return Completion(
+            self.token_ids, self.sampled, self.logprobs, self.reason, num_prompt, cost, self.processed, self.kept,
+            self.prompt_logprobs, self.top, self.stopped_by,
+        )  # fmt: skip
+
+
+def decode_flop(config: ModelConfig, num_prompt: int, num_new: int) -> float:
+    """FLOP of the steps after the first new token, which came with the prompt."""
+    first, slope = config.num_flops_decode(0), config.num_flops_decode(1) - config.num_flops_decode(0)
+    steps = max(0, num_new - 1)
+    return first * steps + slope * sum(range(num_prompt, num_prompt + steps))
+
+
+def affordable(request: Request, config: ModelConfig) -> int:
+    """New tokens that the request's FLOP pay for, at most those it asks for; its prompt is paid first."""
+    num_prompt = len(request.prompt_ids)
+    prompt = num_prompt * config.num_flops_per_token(num_prompt)
+    low, high = 0, request.max_new_tokens
+    if prompt > request.max_flop:
+        return 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        if prompt + decode_flop(config, num_prompt, middle) <= request.max_flop:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def check(request: Request, config: ModelConfig) -> None:
+    """Refuse what can never be generated.
+
+    Raises:
+        KweekError: an empty prompt, a token outside the vocabulary, or more positions than the network has.
+    """
+    if not request.prompt_ids:
+        raise KweekError("a request has an empty prompt", fix="give it at least one token")
+    if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < config.vocab_size:
+        raise KweekError(
+            f"a prompt has a token outside 0 .. {config.vocab_size - 1}", fix="use this model's own tokenizer"
+        )
+    if len(request.prompt_ids) + request.max_new_tokens > config.max_positions:
+        raise KweekError(
+            f"a prompt of {len(request.prompt_ids)} tokens and {request.max_new_tokens} new ones exceed "
+            f"the model's {config.max_positions} positions",
+            fix="shorten the prompt or ask for fewer tokens",
+        )

@@ -1,0 +1,207 @@
+"""A network in the native library: packed weights, slots of keys and values, and calls for any mix of rows.
+
+Legend: L layers, K key heads, E head dimension, C capacity of a slot in tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kweek.engine.backend import MAX_ROWS, Fed
+from kweek.engine.native import library as native
+from kweek.engine.native.pack import TILE, TYPES, WeightFormat, aligned, pack
+from kweek.engine.native.rows import CHOICE, Rows
+from kweek.model.attention import Tables
+from kweek.model.network import Block, Network
+
+FIRST_CAPACITY = 272  # tokens of a slot at first; doubled when a request needs more
+Ints = npt.NDArray[np.int32]
+KVFormat = Literal["f32", "f16"]
+
+
+def _stride(tokens: int) -> int:
+    """At least `tokens`, an odd multiple of 16: at a power of two all keys would fall into one set of the cache."""
+    blocks = math.ceil(tokens / TILE)
+    return TILE * (blocks + 1 - blocks % 2)
+
+
+class NativeBackend:
+    """The weights of a network at one moment, and slots.
+
+    Args:
+        network: on the CPU; copied, so that later changes of it do not show.
+        form: of the matrices. "f32" computes what the network computes, to rounding; "q8" and "q4" also take
+            activations in 8 bits.
+        kv: of keys and values.
+        num_slots: sequences held at once.
+        target: instruction set; None takes the best of this processor.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        form: WeightFormat = "f32",
+        *,
+        kv: KVFormat = "f32",
+        num_slots: int = 64,
+        target: str | None = None,
+    ) -> None:
+        self.config, self.form, self.num_slots = network.config, form, num_slots
+        self._library = native.load(target)
+        self._kept: list[object] = []  # arrays that C points into
+        self._half = kv == "f16"
+        self._tables = Tables(network.config)
+        self.model = self._pack(network, form)
+        self.capacity = 0
+        self._cache = np.zeros(0, np.uint8)
+        self.reserve(FIRST_CAPACITY)
+        self._scratch = self._library.kw_scratch_new(ctypes.byref(self.model), MAX_ROWS)
+        self._work = aligned(np.zeros(self._library.kw_work_bytes(ctypes.byref(self.model)), np.uint8))
+        self.stride = -(-self.config.vocab_size // TILE) * TILE
+        self.logits = np.zeros((MAX_ROWS, self.stride), np.float32)
+        self.lse = np.zeros(MAX_ROWS, np.float32)
+
+    def __del__(self) -> None:
+        if getattr(self, "_scratch", None):
+            self._library.kw_scratch_free(self._scratch)
+
+    def reserve(self, tokens: int) -> None:
+        """See `Backend`."""
+        if tokens <= self.capacity:
+            return
+        wanted = min(max(tokens, 2 * self.capacity), max(tokens, self.config.max_positions))
+        before, old = self.capacity, self._cache
+        self.capacity = _stride(wanted)
+        rotations = self._tables.layout(self.capacity, torch.device("cpu"), torch.float32).key
+        half = self.config.head_dim // 2
+        self.model.cosines = self._keep(rotations[0, :, :half].contiguous().numpy())
+        self.model.sines = self._keep(rotations[1, :, half:].contiguous().numpy())
+        self.model.capacity = self.capacity
+        bytes_of_slot = self._library.kw_slot_bytes(ctypes.byref(self.model)) * self.config.num_layers
+        # Zeroed pages cost no memory until a sequence gets there.
+        self._cache = np.zeros(self.num_slots * bytes_of_slot, np.uint8)
+        for (keys, values), (old_keys, old_values) in zip(
+            self._views(self._cache, self.capacity), self._views(old, before) if before else [], strict=False
+        ):
+            keys[..., :before], values[..., :before, :] = old_keys, old_values
+        if before:  # the scratch holds scores of a whole slot
+            self._library.kw_scratch_free(self._scratch)
+            self._scratch = self._library.kw_scratch_new(ctypes.byref(self.model), MAX_ROWS)
+
+    def run(self, rows: Rows, steps: int = 1, fed: Sequence[Fed] = ()) -> npt.NDArray[np.void]:
+        """See `Backend`."""
+        tokens, slots, positions = _flat(fed)
+        choices = np.zeros((len(rows), steps), CHOICE)
+        made = self._library.kw_run(
+            ctypes.byref(self.model), self._scratch, self._cache.ctypes.data, len(rows), rows.ctypes.data, steps,
+            len(tokens), tokens.ctypes.data, slots.ctypes.data, positions.ctypes.data, choices.ctypes.data,
+            self.logits.ctypes.data, self.stride, self.lse.ctypes.data, self._work.ctypes.data,
+        )  # fmt: skip
+        if made < 0:
+            raise ValueError(f"{len(rows)} rows and {len(tokens)} fed tokens are more than {MAX_ROWS}")
+        return choices
+
+    def forward(self, fed: Sequence[Fed], wanted: Sequence[int]) -> npt.NDArray[np.float32]:
+        """See `Backend`."""
+        tokens, slots, positions = _flat(fed)
+        if len(tokens) > MAX_ROWS:
+            raise ValueError(f"{len(tokens)} fed tokens are more than {MAX_ROWS}")
+        offsets = np.asarray(wanted, np.int32)
+        self._library.kw_step(
+            ctypes.byref(self.model), self._scratch, self._cache.ctypes.data, len(tokens), tokens.ctypes.data,
+            slots.ctypes.data, positions.ctypes.data, len(offsets), offsets.ctypes.data, self.logits.ctypes.data,
+            self.stride,
+        )  # fmt: skip
+        return self.logits[: len(offsets), : self.config.vocab_size]
+
+    def logprobs(self, targets: Sequence[int]) -> list[float]:
+        """See `Backend`."""
+        wanted = np.asarray(targets, np.int32)
+        found = np.zeros(len(wanted), np.float32)
+        self._library.kw_logprobs(
+            ctypes.byref(self.model), len(wanted), self.logits.ctypes.data, self.stride, wanted.ctypes.data,
+            found.ctypes.data, self._work.ctypes.data,
+        )  # fmt: skip
+        return [float(value) for value in found]
+
+    def fork(self, source: int, target: int, length: int) -> None:
+        """See `Backend`."""
+        self._library.kw_fork(ctypes.byref(self.model), self._cache.ctypes.data, source, target, length)
+
+    def _views(
+        self, cache: npt.NDArray[np.uint8], capacity: int
+    ) -> list[tuple[npt.NDArray[np.generic], ...]]:
+        """Keys (K, E, C) and values (K, C, E padded) of every slot and layer."""
+        config, dtype = self.config, np.float16 if self._half else np.float32
+        padded = -(-config.head_dim // TILE) * TILE
+        numbers = cache.view(dtype).reshape(self.num_slots * config.num_layers, -1)
+        split = config.num_kv_heads * config.head_dim * capacity
+        return [
+            (
+                row[:split].reshape(config.num_kv_heads, config.head_dim, capacity),
+                row[split:].reshape(config.num_kv_heads, capacity, padded),
+            )
+            for row in numbers
+        ]
+
+    def _keep(self, values: npt.NDArray[np.generic]) -> int:
+        values = aligned(values)
+        self._kept.append(values)
+        return int(values.ctypes.data)
+
+    def _matrix(
+        self, weight: torch.Tensor, form: WeightFormat, bias: torch.Tensor | None = None
+    ) -> native.Matrix:
+        outputs, inputs = weight.shape
+        data = pack(weight.detach().float().numpy(), form)
+        self._kept.append(data)
+        biases = None if bias is None else self._keep(bias.detach().float().numpy())
+        return native.Matrix(TYPES[form], outputs, inputs, data.ctypes.data, biases)
+
+    def _vector(self, weight: torch.Tensor) -> int:
+        return self._keep(weight.detach().float().numpy())
+
+    def _pack(self, network: Network, form: WeightFormat) -> native.Model:
+        config = network.config
+        layers = (native.Layer * config.num_layers)()
+        for layer, block in zip(layers, cast(list[Block], list(network.model.layers)), strict=True):
+            attention, mlp = block.self_attn, block.mlp
+            layer.qkv = self._matrix(attention.qkv_proj.weight, form, attention.qkv_proj.bias)
+            layer.out = self._matrix(attention.o_proj.weight, form)
+            layer.gate_up = self._matrix(mlp.gate_up_proj.weight, form)
+            layer.down = self._matrix(mlp.down_proj.weight, form)
+            layer.norm1 = self._vector(block.input_layernorm.weight)
+            layer.norm2 = self._vector(block.post_attention_layernorm.weight)
+            if config.qk_norm:
+                layer.q_norm = self._vector(attention.q_norm.weight)
+                layer.k_norm = self._vector(attention.k_norm.weight)
+        head = self._matrix(network.head_weight, form)
+        if config.tied_embeddings:
+            embedding = head
+        else:  # only read row by row: 8 bits at least cost no time
+            kept: WeightFormat = "q8" if form == "q4" else form
+            embedding = self._matrix(network.model.embed_tokens.weight, kept)
+        model = native.Model(
+            config.num_layers, config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim,
+            config.intermediate_size, config.vocab_size, 0, self._half, config.norm_epsilon,
+        )  # fmt: skip
+        model.embedding, model.head = ctypes.pointer(embedding), ctypes.pointer(head)
+        model.layers = ctypes.cast(layers, ctypes.POINTER(native.Layer))
+        model.final_norm = self._vector(network.model.norm.weight)
+        self._kept += [layers, head, embedding]
+        return model
+
+
+def _flat(fed: Sequence[Fed]) -> tuple[Ints, Ints, Ints]:
+    """Tokens, slots and positions of all pieces, one after another."""
+    tokens = np.array([token for piece in fed for token in piece.token_ids], np.int32)
+    slots = np.array([piece.slot for piece in fed for _ in piece.token_ids], np.int32)
+    positions = np.array([piece.position + i for piece in fed for i in range(len(piece.token_ids))], np.int32)
+    return tokens, slots, positions

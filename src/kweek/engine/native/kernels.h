@@ -1,0 +1,304 @@
+/* Vectors and matrix products. Compiled once per instruction set; the choice is made when the library is loaded.
+
+   A matrix of O outputs and I inputs is cut into tiles of 16 outputs, so that a vector lane is an output and no sum runs
+   across lanes. Every output is summed over its inputs in one fixed order, whatever the number of rows: a batch of 64
+   gives the bits of a batch of 1.
+
+   Layout of a tile:
+     f32, f16   [I][16]
+     q8         [I/32][8][64] bytes, byte 4*o+i of block j = input 4*j+i of output o; then [I/32][16] scales in f16
+     q4         [I/32][4][64] bytes, low nibble of byte 4*o+i = input 8*j+i plus 8, high = 8*j+4+i plus 8; then the
+                scales as in q8 */
+#ifndef KWEEK_KERNELS_H
+#define KWEEK_KERNELS_H
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define TILE 16
+#define GROUP 32
+#define Q8_BLOCK (TILE * GROUP) /* bytes of a tile's codes in one group */
+#define Q4_BLOCK (TILE * GROUP / 2)
+#define SCALE_BLOCK (2 * TILE)
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float v16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t i16 __attribute__((vector_size(64), aligned(4), may_alias));
+
+enum { KW_F32 = 0, KW_F16 = 1, KW_Q8 = 2, KW_Q4 = 3 };
+
+typedef struct {
+    int32_t type, num_out, num_in; /* num_out is padded to whole tiles in `data` only */
+    const void *data;
+    const float *bias; /* num_out values or NULL */
+} kw_matrix;
+
+INLINE float half_to_float(uint16_t h) {
+    union { uint32_t u; float f; } out;
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, mantissa = h & 1023u;
+    if (exponent == 31) out.u = sign | 0x7f800000u | (mantissa << 13);
+    else if (exponent) out.u = sign | ((exponent + 112u) << 23) | (mantissa << 13);
+    else { out.f = (float)mantissa * 5.9604644775390625e-8f; out.u |= sign; } /* 2^-24 */
+    return out.f;
+}
+
+INLINE uint16_t float_to_half(float f) { /* to nearest even; for the cache of keys and values */
+#if defined(__F16C__)
+    return (uint16_t)_cvtss_sh(f, 0);
+#else
+    union { float f; uint32_t u; } in = {f};
+    uint32_t sign = (in.u >> 16) & 0x8000u, magnitude = in.u & 0x7fffffffu;
+    if (magnitude >= 0x7f800000u) return (uint16_t)(sign | 0x7c00u | (magnitude > 0x7f800000u ? 0x200u : 0u));
+    if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);
+    if (magnitude < 0x38800000u) { /* subnormal */
+        union { uint32_t u; float f; } m = {magnitude};
+        return (uint16_t)(sign | (uint32_t)lrintf(m.f * 16777216.0f));
+    }
+    uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+    return (uint16_t)(sign | ((rounded - 0x38000000u) >> 13));
+#endif
+}
+
+INLINE v16 load16(const float *p) { v16 v; memcpy(&v, p, 64); return v; }
+INLINE void store16(float *p, v16 v) { memcpy(p, &v, 64); }
+INLINE v16 splat(float x) { return (v16){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+
+INLINE v16 load16_half(const uint16_t *p) {
+#if defined(__AVX512F__)
+    return (v16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__F16C__)
+    union { v16 v; __m256 h[2]; } out;
+    out.h[0] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+    out.h[1] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)));
+    return out.v;
+#else
+    v16 v;
+    for (int i = 0; i < 16; i++) v[i] = half_to_float(p[i]);
+    return v;
+#endif
+}
+
+INLINE float sum16(v16 v) { /* in pairs, always the same ones */
+    float s[16];
+    store16(s, v);
+    for (int step = 8; step; step /= 2)
+        for (int i = 0; i < step; i++) s[i] += s[i + step];
+    return s[0];
+}
+
+/* exp by 2^n * 2^f, f in [-1/2, 1/2], a polynomial of degree 6 (relative error 2e-7); 0 below -87. */
+INLINE v16 exp16(v16 x) {
+    i16 below = x < splat(-87.0f);
+    v16 limit = splat(88.0f);
+    i16 above = x > limit;
+    x = (v16)(((i16)x & ~above) | ((i16)limit & above));
+    v16 scaled = x * splat(1.44269504088896341f);
+    v16 magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+    v16 shifted = scaled + magic;
+    i16 n = (i16)shifted - (i16)magic;
+    v16 whole = shifted - magic;
+    v16 f = x - whole * splat(0.693359375f);
+    f = f + whole * splat(2.12194440e-4f); /* ln 2 in two parts (Cephes) */
+    v16 p = splat(1.9875691500e-4f);
+    p = p * f + splat(1.3981999507e-3f);
+    p = p * f + splat(8.3334519073e-3f);
+    p = p * f + splat(4.1665795894e-2f);
+    p = p * f + splat(1.6666665459e-1f);
+    p = p * f + splat(5.0000001201e-1f);
+    p = p * f * f + f + splat(1.0f);
+    i16 power = (n + 127) << 23;
+    v16 result = p * (v16)power;
+    return (v16)((i16)result & ~below);
+}
+
+/* ---- f32 and f16 weights: R rows by T tiles at once ------------------------------------------------------------- */
+
+#if defined(__AVX512F__)
+#define FLOAT_ROWS 6
+#define FLOAT_TILES 2
+#else
+#define FLOAT_ROWS 4
+#define FLOAT_TILES 1
+#endif
+
+INLINE void float_block(int half, const uint8_t *data, int num_in, const float *x, int stride, float *out, int out_stride,
+                        const int R, const int T) {
+    v16 sum[FLOAT_ROWS][4];
+    size_t tile_bytes = (size_t)num_in * TILE * (half ? 2 : 4);
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) sum[r][t] = splat(0.0f);
+    for (int k = 0; k < num_in; k++) {
+        v16 w[4];
+        for (int t = 0; t < T; t++) {
+            const uint8_t *at = data + t * tile_bytes;
+            w[t] = half ? load16_half((const uint16_t *)at + (size_t)k * TILE) : load16((const float *)at + (size_t)k * TILE);
+        }
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++) sum[r][t] += w[t] * splat(x[(size_t)r * stride + k]);
+    }
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) store16(out + (size_t)r * out_stride + t * TILE, sum[r][t]);
+}
+
+/* ---- quantised weights: activations in 8 bits per group of 32 ----------------------------------------------------- */
+
+typedef struct {
+    int8_t *values;  /* [rows][I] */
+    float *scales;   /* [rows][I / 32] */
+    int32_t *sums;   /* [rows][I / 32] of the values: takes the offset of the weights out again */
+} kw_activations;
+
+static void quantise_row(const float *x, int num_in, int8_t *values, float *scales, int32_t *sums) {
+    for (int g = 0; g < num_in / GROUP; g++, x += GROUP, values += GROUP) {
+        float largest = 0.0f;
+        for (int i = 0; i < GROUP; i++) { float a = fabsf(x[i]); largest = a > largest ? a : largest; }
+        float scale = largest / 127.0f, inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+        int32_t total = 0;
+        for (int i = 0; i < GROUP; i++) {
+            int32_t q = (int32_t)rintf(x[i] * inverse);
+            values[i] = (int8_t)q;
+            total += q;
+        }
+        scales[g] = scale;
+        sums[g] = total;
+    }
+}
+
+#if defined(__AVX512VNNI__)
+#define QUANT_ROWS 4
+INLINE __m512i four_bytes(const int8_t *p) { int32_t v; memcpy(&v, p, 4); return _mm512_set1_epi32(v); }
+
+INLINE void quant_block(int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
+                        float *out, int out_stride, const int R, const int T) {
+    const int block = bits == 4 ? Q4_BLOCK : Q8_BLOCK;
+    const size_t tile_bytes = (size_t)groups * (block + SCALE_BLOCK);
+    const __m512i low = _mm512_set1_epi8(15), flip = _mm512_set1_epi8((char)0x80);
+    __m512 sum[QUANT_ROWS][4];
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) sum[r][t] = _mm512_setzero_ps();
+    for (int g = 0; g < groups; g++) {
+        __m512i dot[QUANT_ROWS][4];
+        for (int r = 0; r < R; r++) {
+            __m512i start = _mm512_set1_epi32(-(bits == 4 ? 8 : 128) * sums[(size_t)r * groups + g]);
+            for (int t = 0; t < T; t++) dot[r][t] = start;
+        }
+        const uint8_t *w = data + (size_t)g * block;
+        if (bits == 4) {
+            for (int j = 0; j < 4; j++)
+                for (int t = 0; t < T; t++) {
+                    __m512i both = _mm512_loadu_si512(w + t * tile_bytes + j * 64);
+                    __m512i lo = _mm512_and_si512(both, low), hi = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+                    for (int r = 0; r < R; r++) {
+                        const int8_t *at = a + ((size_t)r * groups + g) * GROUP + 8 * j;
+                        dot[r][t] = _mm512_dpbusd_epi32(dot[r][t], lo, four_bytes(at));
+                        dot[r][t] = _mm512_dpbusd_epi32(dot[r][t], hi, four_bytes(at + 4));
+                    }
+                }
+        } else {
+            for (int j = 0; j < 8; j++)
+                for (int t = 0; t < T; t++) {
+                    __m512i v = _mm512_xor_si512(_mm512_loadu_si512(w + t * tile_bytes + j * 64), flip);
+                    for (int r = 0; r < R; r++)
+                        dot[r][t] = _mm512_dpbusd_epi32(dot[r][t], v, four_bytes(a + ((size_t)r * groups + g) * GROUP + 4 * j));
+                }
+        }
+        for (int t = 0; t < T; t++) {
+            __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(data + t * tile_bytes + (size_t)groups * block + g * SCALE_BLOCK)));
+            for (int r = 0; r < R; r++)
+                sum[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][t]),
+                                            _mm512_mul_ps(scale, _mm512_set1_ps(scales[(size_t)r * groups + g])), sum[r][t]);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) _mm512_storeu_ps(out + (size_t)r * out_stride + t * TILE, sum[r][t]);
+}
+#elif defined(__AVX2__)
+#define QUANT_ROWS 4
+INLINE __m256i four_bytes(const int8_t *p) { int32_t v; memcpy(&v, p, 4); return _mm256_set1_epi32(v); }
+
+/* Half a tile at a time. A nibble times 8 bits, two at once, summed over a group is at most 8 * 2 * 15 * 127 = 30,480:
+   16 bits hold it. With 8-bit weights every pair of products is widened at once (2 * 127 * 127 = 32,258). */
+INLINE void quant_half(int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
+                       float *out, int out_stride, const int R, const int h) {
+    const int block = bits == 4 ? Q4_BLOCK : Q8_BLOCK;
+    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    __m256 sum[QUANT_ROWS];
+    for (int r = 0; r < R; r++) sum[r] = _mm256_setzero_ps();
+    for (int g = 0; g < groups; g++) {
+        const uint8_t *w = data + (size_t)g * block;
+        __m256i dot[QUANT_ROWS];
+        for (int r = 0; r < R; r++) dot[r] = _mm256_setzero_si256();
+        if (bits == 4) {
+            for (int j = 0; j < 4; j++) {
+                __m256i both = _mm256_loadu_si256((const __m256i *)(w + j * 64 + 32 * h));
+                __m256i lo = _mm256_and_si256(both, low), hi = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+                for (int r = 0; r < R; r++) {
+                    const int8_t *at = a + ((size_t)r * groups + g) * GROUP + 8 * j;
+                    dot[r] = _mm256_add_epi16(dot[r], _mm256_maddubs_epi16(lo, four_bytes(at)));
+                    dot[r] = _mm256_add_epi16(dot[r], _mm256_maddubs_epi16(hi, four_bytes(at + 4)));
+                }
+            }
+            for (int r = 0; r < R; r++)
+                dot[r] = _mm256_sub_epi32(_mm256_madd_epi16(dot[r], ones), _mm256_set1_epi32(8 * sums[(size_t)r * groups + g]));
+        } else {
+            for (int j = 0; j < 8; j++) {
+                __m256i v = _mm256_loadu_si256((const __m256i *)(w + j * 64 + 32 * h)), size = _mm256_abs_epi8(v);
+                for (int r = 0; r < R; r++) {
+                    __m256i signed_a = _mm256_sign_epi8(four_bytes(a + ((size_t)r * groups + g) * GROUP + 4 * j), v);
+                    dot[r] = _mm256_add_epi32(dot[r], _mm256_madd_epi16(_mm256_maddubs_epi16(size, signed_a), ones));
+                }
+            }
+        }
+        __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(data + (size_t)groups * block + g * SCALE_BLOCK + 16 * h)));
+        for (int r = 0; r < R; r++)
+            sum[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r]),
+                                     _mm256_mul_ps(scale, _mm256_set1_ps(scales[(size_t)r * groups + g])), sum[r]);
+    }
+    for (int r = 0; r < R; r++) _mm256_storeu_ps(out + (size_t)r * out_stride, sum[r]);
+}
+
+INLINE void quant_block(int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
+                        float *out, int out_stride, const int R, const int T) {
+    const size_t tile_bytes = (size_t)groups * ((bits == 4 ? Q4_BLOCK : Q8_BLOCK) + SCALE_BLOCK);
+    for (int t = 0; t < T; t++) {
+        quant_half(bits, data + t * tile_bytes, groups, a, scales, sums, out + t * TILE, out_stride, R, 0);
+        quant_half(bits, data + t * tile_bytes, groups, a, scales, sums, out + t * TILE + 8, out_stride, R, 1);
+    }
+}
+#else
+#define QUANT_ROWS 4
+INLINE void quant_block(int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
+                        float *out, int out_stride, const int R, const int T) {
+    const int block = bits == 4 ? Q4_BLOCK : Q8_BLOCK;
+    const size_t tile_bytes = (size_t)groups * (block + SCALE_BLOCK);
+    for (int t = 0; t < T; t++)
+        for (int r = 0; r < R; r++) {
+            v16 sum = splat(0.0f);
+            for (int g = 0; g < groups; g++) {
+                const uint8_t *q = data + t * tile_bytes + (size_t)g * block;
+                const uint8_t *w = data + t * tile_bytes + (size_t)groups * block + g * SCALE_BLOCK;
+                const int8_t *at = a + ((size_t)r * groups + g) * GROUP;
+                int32_t dot[TILE];
+                for (int o = 0; o < TILE; o++) dot[o] = bits == 4 ? -8 * sums[(size_t)r * groups + g] : 0;
+                if (bits == 4) {
+                    for (int j = 0; j < 4; j++)
+                        for (int o = 0; o < TILE; o++)
+                            for (int i = 0; i < 4; i++)
+                                dot[o] += (q[j * 64 + 4 * o + i] & 15) * at[8 * j + i] + (q[j * 64 + 4 * o + i] >> 4) * at[8 * j + 4 + i];
+                } else {
+                    for (int j = 0; j < 8; j++)
+                        for (int o = 0; o < TILE; o++)
+                            for (int i = 0; i < 4; i++) dot[o] += (int8_t)q[j * 64 + 4 * o + i] * at[4 * j + i];
+                }
+                v16 whole;
+                for (int o = 0; o < TILE; o++) whole[o] = (float)dot[o];
+                sum += whole * (load16_half((const uint16_t *)w) * splat(scales[(size_t)r * groups + g]));
+            }
+            store16(out + (size_t)r * out_stride + t * TILE, sum);
+        }
+}
+#endif
+#endif

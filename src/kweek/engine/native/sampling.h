@@ -1,0 +1,200 @@
+/* From logits to tokens, and several steps in one call for rows that need nobody between them. */
+#ifndef KWEEK_SAMPLING_H
+#define KWEEK_SAMPLING_H
+#include "kernels.h"
+
+typedef struct {
+    int32_t slot, position, token; /* the next token to go through the network, and where */
+    int32_t remaining;             /* tokens this row may still produce */
+    int32_t top_k;                 /* 0: all */
+    float temperature, top_p, min_p;
+    int32_t produced, done;        /* set by kw_run */
+    const double *uniforms;        /* one per token to come; unused when greedy */
+    const uint8_t *events;         /* (vocab) non-zero: the row pauses after this token; or NULL */
+    const uint8_t *allowed;        /* (vocab) zero: may not come; or NULL */
+    const float *bias;             /* (vocab) added to the logits; or NULL */
+} kw_row;
+
+typedef struct {
+    int32_t token;
+    float logprob, processed, kept;
+} kw_choice;
+
+typedef struct { float p; int32_t id; } kw_candidate;
+
+static int by_probability(const void *a, const void *b) {
+    const kw_candidate *x = a, *y = b;
+    if (x->p != y->p) return x->p < y->p ? 1 : -1;
+    return x->id < y->id ? -1 : 1;
+}
+
+INLINE float largest_of(const float *x, int n) {
+    v16 best = splat(-INFINITY);
+    int i = 0;
+    for (; i + 16 <= n; i += 16) { v16 v = load16(x + i); i16 more = v > best; best = (v16)(((i16)v & more) | ((i16)best & ~more)); }
+    float lanes[16], result = -INFINITY;
+    store16(lanes, best);
+    for (int j = 0; j < 16; j++) result = lanes[j] > result ? lanes[j] : result;
+    for (; i < n; i++) result = x[i] > result ? x[i] : result;
+    return result;
+}
+
+/* p[i] = exp((x[i] - largest) / temperature), zeros up to whole blocks of 16; their sum. */
+static double exponentials(const float *x, int n, float largest, float inverse_temperature, float *p) {
+    double total = 0.0;
+    int i = 0;
+    for (; i + 16 <= n; i += 16) {
+        v16 e = exp16((load16(x + i) - splat(largest)) * splat(inverse_temperature));
+        store16(p + i, e);
+        total += sum16(e);
+    }
+    if (i < n) {
+        float tail[16];
+        for (int j = 0; j < 16; j++) tail[j] = i + j < n ? (x[i + j] - largest) * inverse_temperature : -INFINITY;
+        v16 e = exp16(load16(tail));
+        store16(p + i, e);
+        total += sum16(e);
+    }
+    return total;
+}
+
+static int draw(const float *p, int n, double point) {
+    double passed = 0.0;
+    int last = 0;
+    for (int i = 0; i < n; i += 16) {
+        double block = sum16(load16(p + i));
+        if (block > 0.0) last = i;
+        if (passed + block < point) {
+            passed += block;
+            continue;
+        }
+        for (int j = i; j < i + 16 && j < n; j++) {
+            passed += p[j];
+            if (p[j] > 0.0f && passed >= point) return j;
+        }
+    }
+    for (int j = last; ; j++) /* rounding left the point beyond the sum */
+        if (p[j] > 0.0f) return j;
+}
+
+/* The candidates that top-k, top-p and min-p leave, best first; returns how many, and their mass in `kept`. */
+static int truncated(const kw_row *row, const float *p, int n, double total, kw_candidate *found, double *kept) {
+    /* Eighths of octaves as buckets, from the likeliest down, until enough is in them: only these are sorted. */
+    enum { TOP = 0x3f800000 >> 20 };
+    int32_t counts[TOP + 1] = {0};
+    double masses[TOP + 1] = {0.0};
+    for (int i = 0; i < n; i++) {
+        int32_t bits;
+        memcpy(&bits, p + i, 4);
+        int bucket = bits >> 20;
+        if (bucket > TOP) bucket = TOP;
+        counts[bucket]++, masses[bucket] += p[i];
+    }
+    int64_t count = 0;
+    double mass = 0.0;
+    int lowest = TOP;
+    for (; lowest > 0; lowest--) {
+        count += counts[lowest], mass += masses[lowest];
+        if ((row->top_k && count >= row->top_k) || mass >= (double)row->top_p * total) break;
+    }
+    int size = 0;
+    for (int i = 0; i < n; i++) {
+        int32_t bits;
+        memcpy(&bits, p + i, 4);
+        if (p[i] > 0.0f && (bits >> 20) >= lowest) found[size].p = p[i], found[size++].id = i;
+    }
+    qsort(found, size, sizeof *found, by_probability);
+    int left = 0;
+    *kept = 0.0;
+    while (left < size && !(row->top_k && left >= row->top_k) && found[left].p >= row->min_p * found[0].p) {
+        *kept += found[left++].p;
+        if (*kept >= (double)row->top_p * total) break;
+    }
+    return left;
+}
+
+/* One token for a row. `p` holds vocab floats in whole blocks of 16, `found` vocab candidates. */
+static kw_choice choose(const kw_row *row, const float *logits, int vocab, float *p, kw_candidate *found, float *lse) {
+    kw_choice choice = {0, 0.0f, 0.0f, 1.0f};
+    float largest = largest_of(logits, vocab);
+    *lse = largest + (float)log(exponentials(logits, vocab, largest, 1.0f, p));
+    const float *shaped = logits;
+    if (row->bias || row->allowed) {
+        float *changed = (float *)(found + vocab); /* behind the candidates */
+        for (int i = 0; i < vocab; i++)
+            changed[i] = row->allowed && !row->allowed[i] ? -INFINITY : logits[i] + (row->bias ? row->bias[i] : 0.0f);
+        shaped = changed;
+        largest = largest_of(shaped, vocab);
+    }
+    if (row->temperature <= 0.0f) {
+        for (int i = 0; i < vocab; i++)
+            if (shaped[i] == largest) { choice.token = i; break; }
+    } else {
+        double total = exponentials(shaped, vocab, largest, 1.0f / row->temperature, p), kept = total;
+        double u = *row->uniforms;
+        if (row->top_k || row->top_p < 1.0f || row->min_p > 0.0f) {
+            int size = truncated(row, p, vocab, total, found, &kept);
+            double passed = 0.0;
+            choice.token = found[size - 1].id;
+            for (int i = 0; i < size; i++) {
+                passed += found[i].p;
+                if (passed >= u * kept) { choice.token = found[i].id; break; }
+            }
+        } else
+            choice.token = draw(p, vocab, u * total);
+        choice.processed = (float)log((double)p[choice.token] / kept);
+        choice.kept = (float)(kept / total);
+    }
+    choice.logprob = logits[choice.token] - *lse;
+    return choice;
+}
+
+/* Bytes that `kw_run` needs to choose with. */
+size_t kw_work_bytes(const kw_model *m) {
+    return (size_t)padded(m->vocab) * 8 + (size_t)m->vocab * sizeof(kw_candidate) + 256;
+}
+
+/* The log-probability of one token in each row of logits. */
+void kw_logprobs(const kw_model *m, int rows, const float *logits, int stride, const int32_t *targets, float *out, float *p) {
+    for (int r = 0; r < rows; r++) {
+        const float *x = logits + (size_t)r * stride;
+        float largest = largest_of(x, m->vocab);
+        out[r] = x[targets[r]] - largest - (float)log(exponentials(x, m->vocab, largest, 1.0f, p));
+    }
+}
+
+/* Up to `steps` tokens for each row, in as many calls of the network; a row that met an event, or has produced all it may,
+   is passed over. `extra` rows go through the network with the first call and produce nothing: prompts, and what tools
+   said. `choices` has (rows, steps). `logits` has `rows` rows and afterwards holds those of the last call, in the order of
+   the rows that were in it; `lse` the logarithm of the sum of their exponentials. Returns the calls made. */
+int kw_run(const kw_model *m, kw_scratch *s, uint8_t *cache, int rows, kw_row *row, int steps, int extra, const int32_t *tokens,
+           const int32_t *slots, const int32_t *positions, kw_choice *choices, float *logits, int stride, float *lse, void *work) {
+    int32_t token[1024], slot[1024], position[1024], wanted[1024] = {0}, who[1024];
+    float *p = work;
+    kw_candidate *found = (kw_candidate *)(p + padded(m->vocab));
+    int made = 0;
+    if (rows + extra > s->max_rows || s->max_rows > 1024) return -1;
+    for (int r = 0; r < rows; r++) row[r].produced = 0, row[r].done = row[r].remaining <= 0;
+    for (int step = 0; step < steps; step++) {
+        int n = 0, active = 0;
+        if (step == 0)
+            for (; n < extra; n++) token[n] = tokens[n], slot[n] = slots[n], position[n] = positions[n];
+        for (int r = 0; r < rows; r++) {
+            if (row[r].done) continue;
+            token[n] = row[r].token, slot[n] = row[r].slot, position[n] = row[r].position;
+            who[active] = r, wanted[active++] = n++;
+        }
+        if (!n) break;
+        kw_step(m, s, cache, n, token, slot, position, active, wanted, logits, stride);
+        made++;
+        for (int i = 0; i < active; i++) {
+            kw_row *now = row + who[i];
+            kw_choice *choice = choices + (size_t)who[i] * steps + now->produced;
+            *choice = choose(now, logits + (size_t)i * stride, m->vocab, p, found, lse + i);
+            now->token = choice->token, now->position++, now->produced++, now->uniforms++;
+            if (--now->remaining <= 0 || (now->events && now->events[choice->token])) now->done = 1;
+        }
+    }
+    return made;
+}
+#endif

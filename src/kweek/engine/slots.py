@@ -1,0 +1,67 @@
+"""Which sequence is in which slot: computed prefixes are found again, the least recently used slot makes room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Slot:
+    """A place for the keys and values of one sequence. `token_ids` are those that it holds, in order."""
+
+    number: int
+    tenant: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    busy: bool = False
+    used: int = 0
+
+
+class Slots:
+    """All slots of an engine. Rows of different tenants never see each other's prefixes."""
+
+    def __init__(self, count: int) -> None:
+        self._slots = [Slot(number) for number in range(count)]
+        self._clock = 0
+
+    def take(self, prompt_ids: Sequence[int], tenant: str) -> tuple[Slot, Slot | None, int] | None:
+        """A slot for a prompt, the slot to copy a prefix from (None: it is there already), and the prefix's length.
+
+        The last token of a prompt always passes through the network, since its logits are wanted. Returns None when all
+        slots are busy.
+        """
+        free = [slot for slot in self._slots if not slot.busy]
+        if not free:
+            return None
+        best: Slot | None = None
+        longest = 0
+        for slot in self._slots:
+            if slot.tenant == tenant and slot.token_ids:
+                length = min(common_prefix(slot.token_ids, prompt_ids), len(prompt_ids) - 1)
+                # An idle slot before a busy one of the same length: nothing to copy.
+                if length > longest or (
+                    length == longest and length and best is not None and best.busy and not slot.busy
+                ):
+                    best, longest = slot, length
+        if best is not None and not best.busy and 2 * longest >= len(best.token_ids):
+            chosen, source = best, None  # most of what it holds is used again: go on in place
+        else:
+            chosen, source = min(free, key=lambda slot: (bool(slot.token_ids), slot.used)), best
+            if source is chosen:
+                source = None
+        self._clock += 1
+        chosen.busy, chosen.tenant, chosen.used = True, tenant, self._clock
+        chosen.token_ids = list(prompt_ids[:longest])
+        return chosen, source, longest
+
+    def release(self, slot: Slot) -> None:
+        """The sequence has ended; what it computed stays to be found until the slot is needed."""
+        slot.busy = False
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading tokens agree."""
+    length = min(len(a), len(b))
+    if list(a[:length]) == list(b[:length]):
+        return length
+    return next(i for i in range(length) if a[i] != b[i])

@@ -1,0 +1,229 @@
+"""What a request may ask for, from both backends: truncation, bias, stop texts, constraints, budgets, cancellation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from kweek.engine import engine as engines
+from kweek.engine.eager import EagerBackend
+from kweek.engine.engine import Engine
+from kweek.errors import KweekError
+from kweek.model.config import ModelConfig
+from kweek.model.network import Network
+from kweek.protocols import Request
+
+VOCABULARY = 64
+TOKEN_BYTES = [bytes([97 + i % 26]) * (1 + i // 26) for i in range(VOCABULARY)]
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(1)
+    network = Network(
+        ModelConfig(
+            vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2,
+            num_kv_heads=1, head_dim=16, max_positions=600,
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.3) if parameter.ndim == 2 else parameter.fill_(1.0)
+    return network
+
+
+@pytest.fixture(params=["native", "torch"])
+def engine(request, network, monkeypatch):
+    if request.param == "torch":
+        monkeypatch.setattr(Engine, "_make", lambda self: EagerBackend(self.network, num_slots=20))
+    return Engine(network, token_bytes=TOKEN_BYTES, num_slots=4)
+
+
+@torch.inference_mode()
+def probabilities(network, ids):
+    return network.logits(network(torch.tensor([ids])))[0, -1].double().softmax(-1).numpy()
+
+
+class Alternating:
+    """Even and odd tokens by turns."""
+
+    def __init__(self):
+        self.turn = 0
+        self.taken = []
+
+    def allowed(self):
+        return np.arange(VOCABULARY) % 2 == self.turn
+
+    def advance(self, token_id):
+        assert token_id % 2 == self.turn
+        self.taken.append(token_id)
+        self.turn = 1 - self.turn
+
+
+def test_truncated_sampling_draws_what_is_left_and_says_what_was_cut(engine, network):
+    full = probabilities(network, [3, 4])
+    order = np.argsort(-full)
+    kept = full[order[:3]].sum()
+    done = engine.generate([Request([3, 4], 1, 1.0, seed=i, top_k=3) for i in range(600)])
+    counts = np.zeros(VOCABULARY)
+    for completion in done:
+        token = completion.token_ids[0]
+        counts[token] += 1
+        assert completion.kept_mass[0] == pytest.approx(kept, rel=1e-4)
+        assert completion.logprobs[0] == pytest.approx(math.log(full[token]), abs=1e-4)
+        assert completion.processed_logprobs[0] == pytest.approx(math.log(full[token] / kept), abs=1e-4)
+    assert set(np.flatnonzero(counts)) == set(order[:3].tolist())
+    assert np.abs(counts[order[:3]] / 600 - full[order[:3]] / kept).max() < 0.08
+
+
+def test_top_p_keeps_the_fewest_that_hold_it_and_min_p_those_near_the_best(engine, network):
+    full = probabilities(network, [9])
+    order = np.argsort(-full)
+    count = int(np.searchsorted(np.cumsum(full[order]), 0.4)) + 1
+    nucleus = engine.generate([Request([9], 1, 1.0, seed=i, top_p=0.4) for i in range(300)])
+    assert {c.token_ids[0] for c in nucleus} <= set(order[:count].tolist())
+    near = engine.generate([Request([9], 1, 1.0, seed=i, min_p=0.5) for i in range(300)])
+    assert {c.token_ids[0] for c in near} <= set(np.flatnonzero(full >= 0.5 * full.max()).tolist())
+
+
+def test_a_bias_moves_choices_and_not_the_reported_policy(engine, network):
+    full = probabilities(network, [5, 6])
+    done = engine.generate([Request([5, 6], 1, logit_bias={7: 100.0})])[0]
+    assert done.token_ids == [7]
+    assert done.logprobs[0] == pytest.approx(math.log(full[7]), abs=1e-4)
+
+
+def test_constraints_hold_at_every_token_beside_free_rows(engine):
+    free = Request([1, 2, 3], 12, 1.0, seed=5)
+    alone = engine.generate([free])[0]
+    mixed = engine.generate([Request([4, 5], 12, 1.0, seed=1, constraint=Alternating), free])
+    assert [t % 2 for t in mixed[0].token_ids] == [0, 1] * 6
+    assert mixed[1].token_ids == alone.token_ids
+
+
+def test_stop_texts_are_found_across_tokens_and_end_exactly_there(engine):
+    free = engine.generate([Request([2, 3], 40, 1.0, seed=2)])[0]
+    said = b"".join(TOKEN_BYTES[t] for t in free.token_ids)
+    text = said[7:11]
+    done = engine.generate([Request([2, 3], 40, 1.0, seed=2, stop_texts=(b"!!", text))])[0]
+    end = said.index(text) + len(text)
+    assert done.stop_reason == "stop" and done.stopped_by == text
+    assert done.token_ids == free.token_ids[: len(done.token_ids)]
+    assert len(b"".join(TOKEN_BYTES[t] for t in done.token_ids[:-1])) < end
+    assert len(b"".join(TOKEN_BYTES[t] for t in done.token_ids)) >= end
+
+
+def test_stop_texts_without_bytes_are_refused(network):
+    with pytest.raises(KweekError, match="bytes of every token"):
+        Engine(network).generate([Request([1], 3, stop_texts=(b"x",))])
+
+
+def test_prompt_scores_are_those_of_score(engine):
+    prompt = np.random.default_rng(0).integers(0, VOCABULARY, 300).tolist()
+    done = engine.generate([Request(prompt, 3, prompt_logprobs=True)])[0]
+    assert done.prompt_logprobs == pytest.approx(engine.score([prompt])[0], abs=1e-4)
+    assert engine.generate([Request(prompt, 3)])[0].token_ids == done.token_ids
+
+
+def test_the_likeliest_tokens_are_named_best_first(engine, network):
+    full = probabilities(network, [8, 1])
+    done = engine.generate([Request([8, 1], 4, num_top=3)])[0]
+    order = np.argsort(-full)[:3]
+    assert [token for token, _ in done.top[0]] == order.tolist()
+    assert [value for _, value in done.top[0]] == pytest.approx(np.log(full[order]).tolist(), abs=1e-4)
+    assert len(done.top) == 4 and done.token_ids[0] == order[0]
+
+
+def test_a_budget_of_flop_ends_a_generation_before_it_is_spent(engine):
+    whole = engine.generate([Request([1, 2, 3], 50)])[0]
+    half = engine.generate([Request([4, 2, 3], 50, max_flop=whole.flop / 2)])[0]
+    assert half.stop_reason == "budget" and 0 < len(half.token_ids) < 50
+    assert half.flop <= whole.flop / 2
+    none = engine.generate([Request([4, 2, 3], 50, max_flop=1.0)])[0]
+    assert none.stop_reason == "budget" and none.token_ids == []
+
+
+def test_impossible_requests_name_both_numbers(engine):
+    with pytest.raises(KweekError, match=r"500 tokens and 101 new ones exceed the model's 600 positions"):
+        engine.generate([Request([1], 5), Request([1] * 500, 101)])
+    with pytest.raises(KweekError, match=r"outside 0 \.\. 63"):
+        engine.generate([Request([64], 5)])
+    assert engine.num_active == 0
+    assert len(engine.generate([Request([1] * 500, 100)])[0].token_ids) == 100
+
+
+def test_requests_come_and_go_while_others_run(engine):
+    expected = [engine.generate([Request([i, 5], 30, 1.0, seed=i)])[0].token_ids for i in range(9)]
+    tickets, done, told = {}, {}, []
+    for i in range(9):
+        tickets[engine.submit(Request([i, 5], 30, 1.0, seed=i), lambda token, _: told.append(token))] = i
+        done |= dict(engine.step())
+    cancelled = engine.submit(Request([33], 500))
+    done |= dict(engine.step())
+    engine.cancel(cancelled)
+    while engine.num_active:
+        done |= dict(engine.step())
+    assert done.pop(cancelled).stop_reason == "cancelled"
+    assert {tickets[t]: c.token_ids for t, c in done.items()} == dict(enumerate(expected))
+    assert sorted(told) == sorted(token for tokens in expected for token in tokens)
+
+
+def test_a_queued_request_can_be_cancelled_before_it_has_a_slot(engine):
+    tickets = [engine.submit(Request([i], 200)) for i in range(8)]
+    engine.step()
+    engine.cancel(tickets[7])
+    done = dict(engine.step())
+    assert done[tickets[7]].stop_reason == "cancelled" and done[tickets[7]].token_ids == []
+    for ticket in tickets:
+        engine.cancel(ticket)
+    engine.step()
+    assert engine.num_active == 0
+
+
+def test_prefixes_are_shared_with_equal_results_but_never_between_tenants(engine):
+    prompt = np.random.default_rng(1).integers(0, VOCABULARY, 120).tolist()
+    first = engine.generate([Request([*prompt, 1], 8, tenant="a")])[0]
+    again = engine.generate([Request([*prompt, 2], 8, tenant="a")])[0]
+    other = engine.generate([Request([*prompt, 2], 8, tenant="b")])[0]
+    assert again.token_ids == other.token_ids
+    assert again.logprobs == other.logprobs
+    assert again.flop < first.flop / 2 and other.flop == pytest.approx(first.flop)
+
+
+def test_changed_weights_are_seen_and_old_prefixes_forgotten(engine):
+    copy = Network(engine.network.config)
+    copy.load_state_dict(engine.network.state_dict())
+    changing = Engine(copy, num_slots=4)
+    prompt = list(range(40))
+    before = changing.generate([Request(prompt, 20)])[0]
+    with torch.no_grad():
+        copy.model.layers[0].mlp.down_proj.weight.mul_(-1.5)
+    after = changing.generate([Request(prompt, 20)])[0]
+    assert after.logprobs == pytest.approx(Engine(copy).generate([Request(prompt, 20)])[0].logprobs, abs=1e-5)
+    assert after.logprobs != pytest.approx(before.logprobs, abs=1e-2)
+    assert after.flop == pytest.approx(before.flop)
+
+
+def test_a_failing_tool_leaves_nothing_behind(engine):
+    class Broken:
+        trigger_ids = None
+
+        def __call__(self, token_ids):
+            raise OSError("the tool broke")
+
+    with pytest.raises(OSError, match="the tool broke"):
+        engine.generate([Request([1, 2], 5, interceptor=Broken()), Request([3], 5)])
+    assert engine.num_active == 0
+    assert len(engine.generate([Request([3], 5)])[0].token_ids) == 5
+
+
+def test_without_a_library_it_says_so_once_and_goes_on(network, monkeypatch):
+    def missing(*_, **__):
+        raise KweekError("the native engine needs a C compiler, and none was found")
+
+    monkeypatch.setattr(engines, "NativeBackend", missing)
+    expected = Engine(network)
+    with pytest.warns(RuntimeWarning, match="several times slower"):
+        done = expected.generate([Request([1, 2, 3], 6)])[0]
+    assert len(done.token_ids) == 6
