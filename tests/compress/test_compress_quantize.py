@@ -117,7 +117,7 @@ def test_calibration_rows_hold_every_token_once_and_depend_on_the_seed():
 
 def test_errors_name_what_is_wrong(network):
     odd = make_network(hidden_size=48, head_dim=24)
-    with pytest.raises(ConfigError, match=r"qkv_proj.*48 columns.*groups of 32"):
+    with pytest.raises(ConfigError, match=r"q_proj.*48 columns.*groups of 32"):
         quantize_network(odd, method="nearest")
     with pytest.raises(DataError, match="no calibration text"):
         quantize_network(network, [[3]])

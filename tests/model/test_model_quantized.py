@@ -203,7 +203,7 @@ def test_transformers_reads_a_packed_embedding_when_told_to_unpack(
     utils = pytest.importorskip("transformers.utils.quantization_config")
     told = utils.CompressedTensorsConfig(dequantize=True)
     assert (
-        difference_to_transformers(tmp_path, (4, 6), rest, quantization_config=told) < 1e-2
+        difference_to_transformers(tmp_path, (6,), rest, quantization_config=told) < 1e-2
     )  # it rounds to fp16
 
 

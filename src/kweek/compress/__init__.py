@@ -1,1 +1,1 @@
-"""32 bits to 4: group quantisation with error compensation."""
+"""32 bits to fewer: group quantisation with error compensation, pruning, export."""

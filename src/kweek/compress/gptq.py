@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kweek.compress.scales import HIGHEST, LOWEST
-from kweek.model.quantized import GROUP_SIZE
+from kweek.model.quantized import GROUP_SIZE, NUM_BITS, code_range
 
 #: Share of the mean second moment added to the diagonal, as in the paper; ten times more measured no better.
 DAMPING = 0.01
@@ -20,7 +19,9 @@ DAMPING = 0.01
 _BLOCK = 64
 
 
-def compensated_codes(weight_RC: Tensor, hessian: Tensor, scale_RG: Tensor) -> Tensor:
+def compensated_codes(
+    weight_RC: Tensor, hessian: Tensor, scale_RG: Tensor, num_bits: int = NUM_BITS
+) -> Tensor:
     """Codes with a small sum over rows of e H e', e a row's difference between the weights and code * scale.
 
     Args:
@@ -28,9 +29,10 @@ def compensated_codes(weight_RC: Tensor, hessian: Tensor, scale_RG: Tensor) -> T
         hessian: second moments of the inputs, (C, C) for all rows or (R, C, C) one for each; positive
             semidefinite, of any size; columns without any input allowed.
         scale_RG: fp32 scales of groups of 32, not zero.
+        num_bits: of a code.
 
     Returns:
-        int8 (R, C), from -8 to 7.
+        int8 (R, C), within `code_range`.
     """
     diagonal_C = hessian.diagonal(dim1=-2, dim2=-1).reshape(-1, hessian.shape[-1]).mean(0)
     order = torch.argsort(diagonal_C, descending=True, stable=True)
@@ -38,13 +40,13 @@ def compensated_codes(weight_RC: Tensor, hessian: Tensor, scale_RG: Tensor) -> T
     left_RC = weight_RC[:, order]  # advanced indexing copies, so this is ours to change
     scale_RC = scale_RG.repeat_interleave(GROUP_SIZE, dim=1)[:, order]
     codes_RC = torch.empty_like(left_RC)
-    num_columns = left_RC.shape[1]
+    num_columns, limits = left_RC.shape[1], code_range(num_bits)
     for start in range(0, num_columns, _BLOCK):
         end = min(start + _BLOCK, num_columns)
         error_RK = torch.empty_like(left_RC[:, start:end])
         for column in range(start, end):
             scale_R = scale_RC[:, column]
-            code_R = torch.round(left_RC[:, column] / scale_R).clamp_(LOWEST, HIGHEST)
+            code_R = torch.round(left_RC[:, column] / scale_R).clamp_(*limits)
             error_R = (left_RC[:, column] - code_R * scale_R) / factor[..., column, column]
             left_RC[:, column + 1 : end] -= error_R[:, None] * factor[..., column, column + 1 : end]
             codes_RC[:, column] = code_R

@@ -10,6 +10,7 @@ the steps between codes, are half as large.
 An error d of the logits costs KL(p || p + d) = 1/2 (sum_v p_v d_v^2 - (sum_v p_v d_v)^2) to second order. With
 roundings of different rows independent, row v's share is 1/2 p_v (1 - p_v) d_v^2: a row needs to be right on tokens
 where its word is in question. So each row has second moments of its own, sum over tokens of p_v (1 - p_v) x x'.
+Where the vocabulary is too large for a matrix per word, all rows share the sum of them.
 Shapes: N tokens, D width, V vocabulary, G groups per row, K likely words of a token, P pairs of token and word, R rows.
 """
 
@@ -21,11 +22,14 @@ import torch
 from torch import Tensor
 
 from kweek.compress.gptq import compensated_codes
+from kweek.model.quantized import NUM_BITS
 
 #: Words of a token that are in question: they hold nearly all of the probability, and more measured no better.
 LIKELY = 16
 #: Share of the moments of all tokens mixed into each row's own, for words seldom in question; flat from 0.1 to 1.
 COMMON_SHARE = 0.3
+#: Multiplications for the factors of all rows' own moments, above which the rows share theirs: some minutes of a core.
+MAX_OWN_WORK = 1e12
 _ROWS = 64  # whose matrices fit into a core's cache together at width 128
 _TOKENS = 512  # whose logits do at vocabularies of some thousand entries
 
@@ -39,17 +43,20 @@ def centred(head_VD: Tensor, hidden_ND: Tensor) -> Tensor:
     return head_VD - shares_V.to(head_VD.dtype) @ head_VD
 
 
-def head_codes(head_VD: Tensor, hidden_ND: Tensor, scale_VG: Tensor) -> Tensor:
-    """GPTQ with each row's own second moments.
+def head_codes(head_VD: Tensor, hidden_ND: Tensor, scale_VG: Tensor, num_bits: int = NUM_BITS) -> Tensor:
+    """GPTQ with each row's own second moments, up to `MAX_OWN_WORK`.
 
     Args:
         head_VD: fp32, centred or not: predictions are the same.
         hidden_ND: final hidden states of calibration tokens, fp32.
         scale_VG: fp32 scales, not zero.
+        num_bits: of a code.
 
     Returns:
-        int8 (V, D), from -8 to 7.
+        int8 (V, D), within `code_range`.
     """
+    if len(head_VD) * head_VD.shape[1] ** 3 > MAX_OWN_WORK:
+        return compensated_codes(head_VD, _shared_moments(head_VD, hidden_ND), scale_VG, num_bits)
     words_P, tokens_P, weights_P = _pairs(head_VD, hidden_ND)
     starts = torch.searchsorted(words_P, torch.arange(len(head_VD) + 1)).tolist()
     common_DD = _unit(hidden_ND.t() @ hidden_ND)
@@ -61,7 +68,7 @@ def head_codes(head_VD: Tensor, hidden_ND: Tensor, scale_VG: Tensor) -> Tensor:
             chosen = slice(starts[word], starts[word + 1])
             x_PD = hidden_ND[tokens_P[chosen]] * weights_P[chosen, None].sqrt()
             moments_RDD[word - first] += _unit(x_PD.t() @ x_PD)
-        codes.append(compensated_codes(head_VD[first:last], moments_RDD, scale_VG[first:last]))
+        codes.append(compensated_codes(head_VD[first:last], moments_RDD, scale_VG[first:last], num_bits))
     return torch.cat(codes)
 
 
@@ -81,6 +88,15 @@ def _predictions(head_VD: Tensor, hidden_ND: Tensor) -> Iterator[tuple[Tensor, T
     """Tokens in portions, with the probability of every word."""
     for x_ND in torch.split(hidden_ND, _TOKENS):
         yield x_ND, torch.softmax(x_ND @ head_VD.t(), -1)
+
+
+def _shared_moments(head_VD: Tensor, hidden_ND: Tensor) -> Tensor:
+    """Sum over words of their own moments, (D, D): a token weighs 1 - sum_v p_v^2, little where it is certain."""
+    moments_DD = hidden_ND.new_zeros(hidden_ND.shape[1], hidden_ND.shape[1])
+    for x_ND, shares_NV in _predictions(head_VD, hidden_ND):
+        doubt_N1 = 1 - shares_NV.square().sum(-1, keepdim=True)
+        moments_DD.addmm_((x_ND * doubt_N1).t(), x_ND)
+    return _unit(moments_DD) + COMMON_SHARE * _unit(hidden_ND.t() @ hidden_ND)
 
 
 def _pairs(head_VD: Tensor, hidden_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:

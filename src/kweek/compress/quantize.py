@@ -1,12 +1,14 @@
-"""A network's matrices in 4 bits: rounded to the nearest, or compensated by GPTQ and tuned.
+"""A network's matrices in few bits: rounded to the nearest, or compensated by GPTQ and tuned.
 
-Every linear matrix and an untied head become codes of 4 bits with an fp16 scale per 32 neighbours (4.5 bits a weight);
-embedding, norms and biases become fp16. A tied head is the embedding and stays fp16 with it.
+Every linear matrix and an untied head become codes of 4 bits, unless told otherwise, with an fp16 scale per 32
+neighbours (4.5 bits a weight); norms and biases become fp16, and so do the embedding and a head tied to it unless
+they are given fewer bits too.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,31 +18,31 @@ import torch
 from torch import Tensor
 
 from kweek.compress.gptq import compensated_codes, output_error
-from kweek.compress.head import LIKELY, centred, head_codes, logit_error
+from kweek.compress.head import LIKELY, MAX_OWN_WORK, centred, head_codes, logit_error
 from kweek.compress.hessians import Inputs, collect
 from kweek.compress.scales import absmax_scales, dequantize, nearest_codes, nearest_scales, searched_scales
 from kweek.compress.tuning import tune
+from kweek.compress.widths import EMBEDDING, FULL, HEAD, check, uniform
 from kweek.data.batches import Batch, collate, pack, segment
-from kweek.errors import ConfigError, DataError
+from kweek.errors import DataError
 from kweek.model.checkpoint import save_model
 from kweek.model.linear import FusedLinear
 from kweek.model.network import Network
-from kweek.model.quantized import GROUP_SIZE, QuantizedTensor
+from kweek.model.quantized import GROUP_SIZE, NUM_BITS, QuantizedTensor
 from kweek.protocols import Progress, silent
 from kweek.store.artifact import ArtifactWriter
 
 #: The last three look at no text: "nearest" rounds by llama.cpp's Q4_0 rule, "nearest_mse" searches each scale first,
-#: "nearest_absmax" divides each group's largest magnitude by 7.
+#: "nearest_absmax" divides each group's largest magnitude by the largest code.
 Method = Literal["gptq", "nearest", "nearest_mse", "nearest_absmax"]
 
-_RULES: Mapping[str, Callable[[Tensor], Tensor]] = {
+_RULES: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "nearest": nearest_scales,
     "nearest_mse": searched_scales,
     "nearest_absmax": absmax_scales,
 }
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-#: Bits of a quantised weight with its share of the scale.
-BITS_PER_WEIGHT = 4 + 16 / GROUP_SIZE
+#: Bits of a weight quantised by default, with its share of the scale.
+BITS_PER_WEIGHT = NUM_BITS + 16 / GROUP_SIZE
 #: Calibration tokens behind the second moments; four times as many gave the same.
 HESSIAN_TOKENS = 16_384
 _ROWS_PER_BATCH = 2  # 512 tokens a step: many small steps tune better than few large ones
@@ -50,7 +52,8 @@ _ROWS_PER_BATCH = 2  # 512 tokens a step: many small steps tune better than few 
 class TensorError:
     """Relative squared error of a matrix's outputs on the calibration text, before tuning.
 
-    For the head the outputs are logits, less what the softmax does not see (see `kweek.compress.head`).
+    For the head the outputs are logits, less what the softmax does not see (see `kweek.compress.head`); for an
+    embedding of its own they are its rows.
     """
 
     nearest: float
@@ -59,11 +62,12 @@ class TensorError:
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A network in 4 bits.
+    """A network in few bits.
 
     Attributes:
         network: fp32 network with exactly the values that are stored, for evaluation.
         tensors: codes and scales by Hugging Face name.
+        codes, scales: the same by parameter name, int8 (R, C) and fp32 (R, G), for whoever goes on from them.
         errors: by Hugging Face name; empty unless the method is "gptq".
         flop: arithmetic spent on calibration and tuning, fp32.
         num_tokens: calibration tokens read.
@@ -71,6 +75,8 @@ class QuantizedModel:
 
     network: Network
     tensors: Mapping[str, QuantizedTensor]
+    codes: Mapping[str, Tensor]
+    scales: Mapping[str, Tensor]
     errors: Mapping[str, TensorError] = field(default_factory=dict)
     flop: float = 0.0
     num_tokens: int = 0
@@ -85,6 +91,7 @@ def quantize_network(
     calibration: Sequence[Sequence[int]] = (),
     method: Method = "gptq",
     *,
+    widths: Mapping[str, int] | None = None,
     row_length: int = 256,
     tune_rest: bool = True,
     seed: int = 0,
@@ -97,6 +104,7 @@ def quantize_network(
         calibration: token ids of documents and chats as the network was trained on them; longer ones are cut into
             pieces of `row_length`. Only "gptq" reads them.
         method: see `Method`.
+        widths: bits of every matrix (see `kweek.compress.widths`); 4, and the embedding in fp16, unless given.
         row_length: tokens of a calibration row; 256 because that is what small networks are trained on.
         tune_rest: after GPTQ, tune what is stored in floating point on all of the calibration text; on, because it
             recovers about half of what GPTQ leaves, for about as many FLOP as training on that text.
@@ -107,50 +115,117 @@ def quantize_network(
         ConfigError: a matrix whose columns are no multiple of 32.
         DataError: "gptq" without calibration text.
     """
-    matrices = _matrices(network)
+    if widths is None:
+        widths = uniform(network.config, NUM_BITS)
+    check(network.config, widths)
+    matrices = _matrices(network, widths)
     if method != "gptq":
-        scales = {name: _RULES[method](weight) for name, weight in matrices.items()}
-        codes = {name: nearest_codes(weight, scales[name]) for name, weight in matrices.items()}
-        return QuantizedModel(*_assemble(network, codes, scales, _rounded(network, codes)))
+        rule = _RULES[method]
+
+        def rounded(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+            scale = rule(weight, bits)
+            return nearest_codes(weight, scale, bits), scale
+
+        codes, scales = {}, {}
+        for name, weight in matrices.items():
+            codes[name], scales[name] = _by_part(network, name, weight, widths, rounded)
+        return _assemble(network, widths, codes, scales, _rounded(network, codes))
     batches = calibration_batches(calibration, row_length, seed)
     read = batches[: max(1, HESSIAN_TOKENS // (row_length * _ROWS_PER_BATCH))]
-    codes, scales, errors = _compensate(network, matrices, collect(network, read))
+    codes, scales, errors = _compensate(network, matrices, widths, collect(network, read), progress)
     plain = _rounded(network, codes)
     if tune_rest:
         scales, plain = tune(network, codes, scales, batches, progress)
-    flop = _num_flops(network, row_length, _num_tokens(read), _num_tokens(batches) if tune_rest else 0)
-    result, tensors = _assemble(network, codes, scales, plain)
-    return QuantizedModel(result, tensors, errors, flop, _num_tokens(batches))
+    flop = _num_flops(
+        network, matrices, row_length, _num_tokens(read), _num_tokens(batches) if tune_rest else 0
+    )
+    made = _assemble(network, widths, codes, scales, plain)
+    return dataclasses.replace(made, errors=errors, flop=flop, num_tokens=_num_tokens(batches))
 
 
 def _compensate(
-    network: Network, matrices: Mapping[str, Tensor], inputs: Inputs
+    network: Network,
+    matrices: Mapping[str, Tensor],
+    widths: Mapping[str, int],
+    inputs: Inputs,
+    progress: Progress,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, TensorError]]:
     """Codes and scales by parameter name, and errors by Hugging Face name."""
     codes, scales, errors = {}, {}, {}
-    for name, weight in matrices.items():
-        plain_scale = nearest_scales(weight)
-        nearest = dequantize(nearest_codes(weight, plain_scale), plain_scale) - weight
-        if name == HEAD:
-            hidden = inputs.hidden_ND
-            target = centred(weight, hidden)
-            scales[name] = searched_scales(target)
-            codes[name] = head_codes(target, hidden, scales[name])
-            change = dequantize(codes[name], scales[name]) - target
-            errors[name] = TensorError(
-                logit_error(weight, hidden, nearest), logit_error(weight, hidden, change)
-            )
-            continue
-        moments = inputs.moments[name]
-        scales[name] = searched_scales(weight)
-        codes[name] = compensated_codes(weight, moments, scales[name])
-        change = dequantize(codes[name], scales[name]) - weight
-        for part, rows in _parts(network, name).items():
-            whole = max(output_error(weight[rows], moments), 1e-30)  # a matrix of zeros has no outputs
+    for number, (name, weight) in enumerate(matrices.items()):
+        progress(number, len(matrices), "compensate")
+        target, compensated = way_of(network, name, weight, inputs)
+        codes[name], scales[name] = _by_part(network, name, target, widths, compensated)
+        change = dequantize(codes[name], scales[name]) - target
+        plain, plain_scale = _by_part(network, name, weight, widths, _plainly)
+        nearest = dequantize(plain, plain_scale) - weight
+        for part, rows in parts_of(network, name).items():
             errors[part] = TensorError(
-                output_error(nearest[rows], moments) / whole, output_error(change[rows], moments) / whole
+                output_loss(network, name, weight, inputs, nearest, rows),
+                output_loss(network, name, weight, inputs, change, rows),
             )
     return codes, scales, errors
+
+
+#: Codes and scales of a matrix at a number of bits.
+_Way = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+
+
+def _plainly(weight_RC: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    scale = nearest_scales(weight_RC, bits)
+    return nearest_codes(weight_RC, scale, bits), scale
+
+
+def way_of(network: Network, name: str, weight: Tensor, inputs: Inputs) -> tuple[Tensor, _Way]:
+    """What a parameter is compensated towards, and how: as a head, as an embedding, or as any other matrix."""
+    hidden = inputs.hidden_ND
+    tied = network.config.tied_embeddings
+
+    def as_head(target: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        scale = searched_scales(target, bits)
+        return head_codes(target, hidden, scale, bits), scale
+
+    def as_embedding(target: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        scale = searched_scales(target, bits)
+        return nearest_codes(target, scale, bits), scale
+
+    def as_linear(target: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        scale = searched_scales(target, bits)
+        return compensated_codes(target, inputs.moments[name], scale, bits), scale
+
+    if name == HEAD:
+        return centred(weight, hidden), as_head
+    if name == EMBEDDING:  # a tied one is not centred, because its rows are inputs too
+        return weight, as_head if tied else as_embedding
+    return weight, as_linear
+
+
+def output_loss(
+    network: Network, name: str, weight: Tensor, inputs: Inputs, change: Tensor, rows: slice
+) -> float:
+    """Relative squared error of the outputs of a parameter's rows under a change of it (see `TensorError`)."""
+    if name == HEAD or (name == EMBEDDING and network.config.tied_embeddings):
+        return logit_error(weight, inputs.hidden_ND, change)
+    if name == EMBEDDING:
+        return float(change.square().sum() / weight.square().sum().clamp_min(1e-30))
+    moments = inputs.moments[name]
+    whole = max(output_error(weight[rows], moments), 1e-30)  # a matrix of zeros has no outputs
+    return output_error(change[rows], moments) / whole
+
+
+def _by_part(
+    network: Network, name: str, weight: Tensor, widths: Mapping[str, int], way: _Way
+) -> tuple[Tensor, Tensor]:
+    """Codes and scales of a parameter whose parts may differ in bits.
+
+    All rows are worked out at each number of bits, and each part takes its own: rows do not depend on one another.
+    """
+    parts = parts_of(network, name)
+    made = {bits: way(weight, bits) for bits in sorted({widths[part] for part in parts})}
+    if len(made) == 1:
+        return next(iter(made.values()))
+    chosen = [(made[widths[part]], rows) for part, rows in parts.items()]
+    return tuple(torch.cat([pair[at][rows] for pair, rows in chosen]) for at in (0, 1))  # type: ignore[return-value]
 
 
 def calibration_batches(sequences: Sequence[Sequence[int]], row_length: int, seed: int) -> list[Batch]:
@@ -174,21 +249,14 @@ def calibration_batches(sequences: Sequence[Sequence[int]], row_length: int, see
     return [collate(shuffled[at : at + _ROWS_PER_BATCH]) for at in range(0, len(shuffled), _ROWS_PER_BATCH)]
 
 
-def _matrices(network: Network) -> dict[str, Tensor]:
-    """What is quantised, by parameter name: matrices but the embedding, fp32 (R, C)."""
-    matrices = {
+def _matrices(network: Network, widths: Mapping[str, int]) -> dict[str, Tensor]:
+    """What is quantised, by parameter name, fp32 (R, C); the embedding last, as it was before it could be."""
+    found = {
         name: parameter.detach().to(torch.float32)
         for name, parameter in network.named_parameters()
-        if parameter.dim() == 2 and name != EMBEDDING
+        if parameter.dim() == 2 and all(widths[part] != FULL for part in parts_of(network, name))
     }
-    for name, weight in matrices.items():
-        if weight.shape[1] % GROUP_SIZE:
-            raise ConfigError(
-                f"{weight.shape[1]} columns do not divide into groups of {GROUP_SIZE}",
-                where=name,
-                fix=f"quantise a network whose widths are multiples of {GROUP_SIZE}",
-            )
-    return matrices
+    return {name: weight for name, weight in found.items() if name != EMBEDDING} | found
 
 
 def _rounded(network: Network, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -200,7 +268,7 @@ def _rounded(network: Network, codes: Mapping[str, Tensor]) -> dict[str, Tensor]
     }
 
 
-def _parts(network: Network, name: str) -> dict[str, slice]:
+def parts_of(network: Network, name: str) -> dict[str, slice]:
     """Hugging Face names of a parameter's parts, with their rows: a fused matrix has several."""
     module_name = name.removesuffix(".weight")
     module = network.get_submodule(module_name)
@@ -214,8 +282,12 @@ def _parts(network: Network, name: str) -> dict[str, slice]:
 
 
 def _assemble(
-    network: Network, codes: Mapping[str, Tensor], scales: Mapping[str, Tensor], plain: Mapping[str, Tensor]
-) -> tuple[Network, dict[str, QuantizedTensor]]:
+    network: Network,
+    widths: Mapping[str, int],
+    codes: Mapping[str, Tensor],
+    scales: Mapping[str, Tensor],
+    plain: Mapping[str, Tensor],
+) -> QuantizedModel:
     """The quantised network and its stored tensors."""
     result = copy.deepcopy(network)
     tensors = {}
@@ -223,22 +295,29 @@ def _assemble(
         for name, parameter in result.named_parameters():
             parameter.copy_(dequantize(codes[name], scales[name]) if name in codes else plain[name])
     for name in codes:
-        for part, rows in _parts(network, name).items():
-            tensors[part] = QuantizedTensor.from_codes(codes[name][rows], scales[name][rows])
-    return result, tensors
+        for part, rows in parts_of(network, name).items():
+            tensors[part] = QuantizedTensor.from_codes(codes[name][rows], scales[name][rows], widths[part])
+    return QuantizedModel(result, tensors, codes, scales)
 
 
 def _num_tokens(batches: Sequence[Batch]) -> int:
     return sum(batch.num_tokens for batch in batches)
 
 
-def _num_flops(network: Network, row_length: int, num_moment_tokens: int, num_tuning_tokens: int) -> float:
+def _num_flops(
+    network: Network,
+    matrices: Mapping[str, Tensor],
+    row_length: int,
+    num_moment_tokens: int,
+    num_tuning_tokens: int,
+) -> float:
     """Arithmetic of GPTQ and tuning: reading, second moments, factors, compensation; teacher, pupil and gradient."""
     forward = network.config.num_flops_per_token(row_length)
     total = num_moment_tokens * forward + num_tuning_tokens * 4 * forward
-    for name, weight in _matrices(network).items():
+    for name, weight in matrices.items():
         rows, columns = weight.shape
-        factors = rows if name == HEAD else 1  # the head has moments for each row
-        sums = LIKELY if name == HEAD else 1
+        own = name == HEAD and rows * columns**3 <= MAX_OWN_WORK
+        factors = rows if own else 1  # the head has moments for each row
+        sums = LIKELY if own else 1
         total += 2 * sums * num_moment_tokens * columns**2 + factors * 2 * columns**3 + rows * columns**2
     return total
