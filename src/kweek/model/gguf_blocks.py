@@ -94,12 +94,12 @@ def encode_codes(codes_RC: Tensor, scale_RG: Tensor, type_name: str) -> bytes:
 def _pack(codes_NS: NDArray[np.int16], type_name: str) -> NDArray[np.uint8]:
     """The bytes of a block after its scale, (N, ...)."""
     if type_name == "Q8_0":
-        return np.asarray(codes_NS, dtype=np.int8).view(np.dtype("u1"))
+        return codes_NS.astype(np.uint8)  # in two's complement
     half = BLOCK_SIZE // 2  # the first 16 codes lie in the low half of the bytes, the others in the high half
     if type_name == "Q4_0":
         lifted = (codes_NS + 8).astype(np.uint8)
-        return lifted[:, :half] | lifted[:, half:] << 4
+        return lifted[:, :half] | lifted[:, half:] * np.uint8(16)
     lifted = (codes_NS + 16).astype(np.uint8)
     fifth_bits = np.packbits(lifted >> 4, axis=1, bitorder="little")
-    low = lifted & 0xF
-    return np.concatenate((fifth_bits, low[:, :half] | low[:, half:] << 4), axis=1)
+    low = lifted % np.uint8(16)
+    return np.concatenate((fifth_bits, low[:, :half] | low[:, half:] * np.uint8(16)), axis=1)

@@ -9,14 +9,12 @@ from kweek.model.config import ModelConfig
 from kweek.model.gguf import SCALING_KEYS
 from kweek.model.gguf_write import Value
 from kweek.tokenize.bytelevel import PATTERNS
-from kweek.tokenize.definition import merge_pairs, plain_ranks, split_pattern
+from kweek.tokenize.definition import WHOLE_WORDS, merge_pairs, plain_ranks, split_pattern
 from kweek.tokenize.tokenizer import Tokenizer
 
 #: llama.cpp's kinds of tokens: ordinary text; a control token, matched only where control tokens are asked for; one
 #: that is matched in any text; an id that nothing stands for.
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
-#: The pre-tokenizer under which llama.cpp takes a word found whole in the vocabulary whatever the merges say.
-_WHOLE_WORDS = "llama-bpe"
 
 
 def network_fields(config: ModelConfig) -> dict[str, Value]:
@@ -94,7 +92,7 @@ def pre_tokenizer_name(tokenizer: Tokenizer) -> tuple[str, list[str]]:
         )
     # Where every token is a merge of two, a word found whole is one token in either case.
     whole_words = bool(definition["model"].get("ignore_merges"))
-    if whole_words != (pre == _WHOLE_WORDS) and plain_ranks(definition) is None:
+    if whole_words != (pre == WHOLE_WORDS) and plain_ranks(definition) is None:
         raise CheckpointError(f'ignore_merges is not as llama.cpp has it for "{pre}"', where=where)
     normalizer = definition.get("normalizer")
     if normalizer == {"type": "NFC"}:

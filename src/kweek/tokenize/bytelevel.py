@@ -28,6 +28,9 @@ PATTERNS: dict[str, str] = {
     "smollm": (rf"{_CONTRACTIONS}|\p{{N}}| ?\p{{L}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?![^\s\p{{N}}])|\s+"),
 }
 
+#: Other names under which llama.cpp has the same patterns.
+_ALIASES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}
+
 #: The pattern of the tokenizers that Kweek trains: single digits, so that arithmetic is digit by digit.
 DEFAULT_PATTERN = "qwen2"
 
@@ -59,21 +62,22 @@ def unspell(piece: str) -> bytes | None:
         return None
 
 
-def pattern_named(pre: str | None) -> str:
-    """The split pattern of a `tokenizer.ggml.pre` name.
+def pre_tokenizer(pre: str | None) -> str:
+    """The name in `PATTERNS` for a `tokenizer.ggml.pre` name.
 
     Raises:
         CheckpointError: the name is missing or not among the known ones. llama.cpp falls back to another
             pattern in silence when it is missing; the ids would be wrong, so Kweek refuses.
     """
-    if pre not in PATTERNS:
+    name = _ALIASES.get(pre or "", pre)
+    if name not in PATTERNS:
         known = ", ".join(sorted(PATTERNS))
         raise CheckpointError(
-            f'pre-tokenizer "{pre}" is not supported' if pre else "the pre-tokenizer is not named",
+            f"pre-tokenizer {str(pre)[:40]!r} is not supported" if pre else "the pre-tokenizer is not named",
             where="tokenizer.ggml.pre",
             fix=f"use a model with one of: {known}",
         )
-    return PATTERNS[pre]
+    return name
 
 
 def windows(text: str) -> Iterator[str]:

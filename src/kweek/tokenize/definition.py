@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kweek.errors import CheckpointError
-from kweek.tokenize.bytelevel import PATTERNS, merges_from_ranks, pattern_named, spell, unspell
+from kweek.tokenize.bytelevel import PATTERNS, merges_from_ranks, pre_tokenizer, spell, unspell
 
 Definition = dict[str, Any]
 
 MAX_VOCABULARY = 1 << 22  # sixteen times the largest published vocabulary
 
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5  # llama.cpp's token types that are no ordinary vocabulary
+
+
+#: The pre-tokenizer under which llama.cpp takes whole words as they are and begins a text with BOS unless told not to.
+WHOLE_WORDS = "llama-bpe"
 
 
 def added_token(index: int, content: str) -> dict[str, Any]:
@@ -86,12 +90,11 @@ def from_gguf(fields: Mapping[str, Any]) -> tuple[Definition, dict[str, Any], st
     model = fields.get("tokenizer.ggml.model")
     if model != "gpt2":
         raise CheckpointError(
-            f'tokenizer model "{model}" is not supported',
+            f"tokenizer model {str(model)[:40]!r} is not supported",
             where="tokenizer.ggml.model",
             fix='use a model with byte-level BPE ("gpt2")',
         )
-    pre = fields.get("tokenizer.ggml.pre")
-    pattern = pattern_named(pre)
+    pre = pre_tokenizer(fields.get("tokenizer.ggml.pre"))
     tokens, lines = fields.get("tokenizer.ggml.tokens"), fields.get("tokenizer.ggml.merges")
     if not isinstance(tokens, Sequence) or not isinstance(lines, Sequence):
         raise CheckpointError("tokens or merges are missing", where="tokenizer.ggml")
@@ -113,11 +116,40 @@ def from_gguf(fields: Mapping[str, Any]) -> tuple[Definition, dict[str, Any], st
         if not separator or not left or not right:
             raise CheckpointError(f"merge {number} is not a pair", where="tokenizer.ggml.merges")
         merges.append((left, right))
-    definition = byte_level_definition(vocabulary, merges, special, pattern, ignore_merges=pre == "llama-bpe")
-    return definition, _config_from_gguf(fields, tokens), fields.get("tokenizer.chat_template")
+    definition = byte_level_definition(
+        vocabulary, merges, special, PATTERNS[pre], ignore_merges=pre == WHOLE_WORDS
+    )
+    for token in definition["added_tokens"]:
+        token["special"] = types[token["id"]] != _USER_DEFINED
+    config = _config_from_gguf(fields, tokens, pre)
+    if config["add_bos_token"] and "bos_token" in config:
+        definition["post_processor"] = _begin_with(config["bos_token"], special)
+    return definition, config, fields.get("tokenizer.chat_template")
 
 
-def _config_from_gguf(fields: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any]:
+def _begin_with(text: str, special: Mapping[str, int]) -> dict[str, Any]:
+    """The post-processor by which `transformers` puts a control token before every text.
+
+    Raises:
+        CheckpointError: the token is not a control token.
+    """
+    if text not in special:
+        raise CheckpointError("it is not a control token", where="tokenizer.ggml.bos_token_id")
+    token = {"SpecialToken": {"id": text, "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [token, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [
+            token,
+            {"Sequence": {"id": "A", "type_id": 0}},
+            token,
+            {"Sequence": {"id": "B", "type_id": 0}},
+        ],
+        "special_tokens": {text: {"id": text, "ids": [special[text]], "tokens": [text]}},
+    }
+
+
+def _config_from_gguf(fields: Mapping[str, Any], tokens: Sequence[str], pre: str) -> dict[str, Any]:
     """The keys of `tokenizer_config.json` that GGUF metadata answers."""
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):
@@ -128,7 +160,7 @@ def _config_from_gguf(fields: Mapping[str, Any], tokens: Sequence[str]) -> dict[
             where = f"tokenizer.ggml.{key}_token_id"
             raise CheckpointError(f"id {index} is not in the vocabulary", where=where)
         config[f"{name}_token"] = tokens[index]
-    config["add_bos_token"] = bool(fields.get("tokenizer.ggml.add_bos_token", False))
+    config["add_bos_token"] = bool(fields.get("tokenizer.ggml.add_bos_token", pre == WHOLE_WORDS))
     return config
 
 
