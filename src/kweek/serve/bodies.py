@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -89,11 +89,32 @@ class CompletionBody(SamplingBody):
     best_of: int | None = None
 
 
+class NamedSchema(BaseModel):
+    """OpenAI's wrapping of a JSON Schema; the answer always keeps to it, `strict` or not."""
+
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
 class ResponseFormat(Body):
     """What an answer has to look like."""
 
-    type: str
-    json_schema: dict[str, Any] | None = None
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @property
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """The JSON Schema of the answer, None where any text will do.
+
+        Raises:
+            Refusal: a schema is announced and not given.
+        """
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return {"type": "object"}
+        if self.json_schema is None:
+            raise Refusal("There is no schema.", param="response_format.json_schema", code="invalid_value")
+        return self.json_schema.schema_
 
 
 class TemplateOptions(Body):

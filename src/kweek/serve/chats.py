@@ -64,15 +64,24 @@ class Chats:
         model = self._model
         if body.top_logprobs and not body.logprobs:
             raise Refusal("Alternatives need logprobs to be true.", param="top_logprobs")
+        schema = None if body.response_format is None else body.response_format.schema_of_answer
         think = body.chat_template_kwargs.enable_thinking
+        if schema is not None:
+            if think:
+                raise Refusal("An answer under a schema has no thought before it.", param="response_format")
+            think = False
         prompt = Prompt(model.encode_messages(read_messages(body.messages), think))
         field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         num_new = model.num_new_tokens(len(prompt.ids), asked, "messages" if asked is None else field)
-        requests = model.requests(
-            prompt.ids, num_new, body, num_top=body.top_logprobs, interceptor=model.tool
-        )
-        stops, thinking = [stop.encode() for stop in body.stops], is_thinking(model.tokenizer, prompt.ids)
+        thinking = is_thinking(model.tokenizer, prompt.ids)
+        more: dict[str, Any] = {"interceptor": model.tool}
+        if schema is not None:
+            if thinking:
+                raise Refusal("The template of this model always thinks first.", param="response_format")
+            more = {"constraint": model.constraint(schema)}
+        requests = model.requests(prompt.ids, num_new, body, num_top=body.top_logprobs, **more)
+        stops = [stop.encode() for stop in body.stops]
         choices = [
             Choice(index, prompt, Writing(model.tokenizer, stops, chat=True, thinking=thinking))
             for index in range(body.n)

@@ -72,7 +72,11 @@ class Listener:
         Args:
             on_ready: called once requests are answered.
         """
-        asyncio.run(self._run(on_ready))
+        try:
+            asyncio.run(self._run(on_ready))
+        except KeyboardInterrupt:
+            if not self._server.should_exit:  # else it is the signal that ended it, raised once more
+                raise
 
     def stop(self) -> None:
         """End as on SIGINT; from any thread."""

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kweek.engine.constraints import Vocabulary, compile_json_schema
 from kweek.errors import KweekError
-from kweek.protocols import Message, Request, TokenInterceptor
+from kweek.protocols import Constraint, Message, Request, TokenInterceptor
 from kweek.serve.bodies import SamplingBody
 from kweek.serve.prompt_scores import PromptScores
 from kweek.serve.refusal import Refusal
@@ -35,6 +36,7 @@ class ServedModel:
         tokenizer: that of the model.
         max_positions: tokens that prompt and answer may take together.
         score_prompt: the log-probabilities of a prompt, with so many alternatives at each place.
+        vocabulary: compiles the schemas of answers.
         tool: forces results into chats, None where the model knows no tool.
     """
 
@@ -42,6 +44,7 @@ class ServedModel:
     tokenizer: Tokenizer
     max_positions: int
     score_prompt: Callable[[Sequence[int], int], PromptScores]
+    vocabulary: Vocabulary
     tool: TokenInterceptor | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -105,6 +108,18 @@ class ServedModel:
             return encode_prompt(self.tokenizer, messages, think=think)
         except KweekError as error:
             raise Refusal.of(error, param="messages") from error
+
+    def constraint(self, schema: Mapping[str, Any]) -> Callable[[], Constraint]:
+        """Makes the constraint of an answer that is JSON under a schema; compiles it, which may take seconds.
+
+        Raises:
+            Refusal: the schema is wrong, not supported, or too large.
+        """
+        try:
+            return compile_json_schema(schema, self.vocabulary).start
+        except KweekError as error:
+            where = f"response_format.json_schema.schema{'.' if error.where else ''}{error.where or ''}"
+            raise Refusal.of(error, param=where) from error
 
     def num_new_tokens(self, num_prompt: int, asked: int | None, param: str) -> int:
         """How many tokens may be generated: as many as asked for, or all that there is room for.

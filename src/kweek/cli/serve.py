@@ -1,0 +1,107 @@
+"""`kweek serve`: an OpenAI-compatible server for one model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from kweek.serve.model import ServedModel
+    from kweek.serve.worker import Worker
+
+_HOST = "127.0.0.1"  # nobody but this machine, because there is no password
+_PORT = 8000  # where clients of local servers look first
+_MAX_ACTIVE = 256  # two of the largest requests; more would only wait
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command("serve")(serve)
+
+
+def serve(
+    where: Annotated[
+        Path, typer.Argument(metavar="MODEL|RUN", help="A model folder, GGUF file or run folder.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; anything but this machine's own is a risk.")
+    ] = _HOST,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = _PORT,
+    name: Annotated[
+        str | None, typer.Option(help="What clients call the model; the folder's name if left out.")
+    ] = None,
+    max_active: Annotated[
+        int, typer.Option(help="Generations queued and running at once; more are told to try again.", min=1)
+    ] = _MAX_ACTIVE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print where it listens as JSON.")] = False,
+) -> None:
+    """Serve a model with OpenAI's API until Ctrl-C: chats, text completions, log-probabilities, tokens.
+
+    Examples: kweek serve runs/laptop · kweek serve models/smollm2-135m --port 0 --json
+    """
+    from kweek.errors import KweekError
+
+    try:
+        from kweek.serve.app import make_app
+        from kweek.serve.guard import is_loopback
+        from kweek.serve.listener import Listener, bind, url
+    except ImportError as error:
+        raise KweekError(
+            f"the server needs a package that is not installed ({error.name})",
+            fix="pip install 'kweek[serve]'",
+        ) from error
+    listening = bind(host, port)  # before the model: an address that is taken is found at once
+    try:
+        model, worker = _load(where, name, max_active)
+        private = is_loopback(listening.getsockname()[0])
+        if not private:
+            print(
+                f"Warning: {host} can be reached from other machines and there is no password: whoever reaches it "
+                "can use this model.",
+                file=sys.stderr,
+            )
+        app = make_app(model, worker, loopback_only=private)
+        address = url(listening)
+        if as_json:
+            line = json.dumps({"url": address, "model": model.name, "max_model_len": model.max_positions})
+        else:
+            line = f"{model.name} at {address} (context {model.max_positions} tokens). Ctrl-C stops."
+        Listener(app, listening).run(lambda: print(line, flush=True))
+    finally:
+        listening.close()
+
+
+def _load(where: Path, name: str | None, max_active: int) -> tuple[ServedModel, Worker]:
+    """Network, tokenizer and engine of what is to be served."""
+    from kweek.cli.chat import find_model
+    from kweek.engine.constraints import Vocabulary
+    from kweek.engine.engine import Engine
+    from kweek.model.checkpoint import load_model
+    from kweek.model.gguf import load_gguf
+    from kweek.serve.model import ServedModel
+    from kweek.serve.prompt_scores import score_prompt
+    from kweek.serve.worker import Worker
+    from kweek.system.calculator import Calculator
+    from kweek.tokenize.tokenizer import Tokenizer
+
+    if where.is_file():
+        network, tokenizer = load_gguf(where)
+    else:
+        folder, _ = find_model(where, None)
+        network, tokenizer = load_model(folder), Tokenizer.load(folder)
+    tool = Calculator(tokenizer) if {"<tool>", "<result>", "</result>"} <= set(tokenizer.special) else None
+    vocabulary = Vocabulary.of(tokenizer, network.config.vocab_size)
+    engine = Engine(network, token_bytes=vocabulary.tokens)
+    model = ServedModel(
+        name or where.resolve().name.removesuffix(".gguf"),
+        tokenizer,
+        network.config.max_positions,
+        lambda token_ids, num_top: score_prompt(network, token_ids, num_top),
+        vocabulary,
+        tool,
+    )
+    return model, Worker(engine, max_active=max_active)
