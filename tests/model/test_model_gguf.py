@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import math
 import struct
+import tracemalloc
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +12,17 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from gguf_files import Types, write_gguf
+from gguf_files import Types
+from gguf_files import write_gguf as write_fixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_networks import LAYOUTS, random_ids, random_network, small_config
 
 from kweek.errors import CheckpointError
 from kweek.model.config import RopeScaling
-from kweek.model.gguf import check_file, load_gguf
+from kweek.model.gguf import check_file, load_gguf, open_gguf
 from kweek.model.gguf_file import GGUFFile
+from kweek.model.gguf_write import TensorToWrite, write_gguf
 
 VOCABULARY = 288  # the bytes, one control token, and a multiple of 32
 LLAMA3 = RopeScaling(8.0, 1.0, 4.0, 8192)
@@ -26,7 +32,7 @@ LLAMA3 = RopeScaling(8.0, 1.0, 4.0, 8192)
 def test_every_layout(name: str, tmp_path: Path) -> None:
     changes = LAYOUTS[name] | ({"rope_scaling": LLAMA3} if name == "llama3" else {})
     network = random_network(small_config(vocab_size=VOCABULARY, eos_token_id=0, **changes))
-    write_gguf(tmp_path / "m.gguf", network)
+    write_fixture(tmp_path / "m.gguf", network)
     loaded, tokenizer = load_gguf(tmp_path / "m.gguf")
     assert loaded.config == network.config
     ids = random_ids(network.config, 2, 12)
@@ -49,7 +55,7 @@ def test_every_layout(name: str, tmp_path: Path) -> None:
 )
 def test_every_stored_type(kind: Types, tolerance: float, tmp_path: Path) -> None:
     network = random_network(small_config(vocab_size=VOCABULARY))
-    values = write_gguf(tmp_path / "m.gguf", network, kind)
+    values = write_fixture(tmp_path / "m.gguf", network, kind)
     loaded, _ = load_gguf(tmp_path / "m.gguf")
     for name, tensor in loaded.state_dict().items():
         if "norm" in name:
@@ -59,8 +65,11 @@ def test_every_stored_type(kind: Types, tolerance: float, tmp_path: Path) -> Non
         assert np.array_equal(tensor.numpy(), gguf.quants.dequantize(raw, kind)), name
 
 
-@pytest.mark.parametrize("kind", [Types.Q4_K, Types.Q5_K, Types.Q6_K])
-def test_k_quants(kind: Types, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [Types.Q2_K, Types.Q3_K, Types.Q4_K, Types.Q5_K, Types.Q6_K, Types.IQ4_NL, Types.IQ4_XS],
+)
+def test_types_that_only_llama_cpp_writes(kind: Types, tmp_path: Path) -> None:
     block, size = gguf.GGML_QUANT_SIZES[kind]
     raw = np.random.default_rng(0).integers(0, 200, (3, 2 * size), dtype=np.uint8)
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
@@ -76,7 +85,7 @@ def test_k_quants(kind: Types, tmp_path: Path) -> None:
 
 def test_more_rows_than_are_read_at_once(tmp_path: Path) -> None:
     network = random_network(small_config(vocab_size=9000, num_layers=1))
-    write_gguf(tmp_path / "m.gguf", network, Types.F16)
+    write_fixture(tmp_path / "m.gguf", network, Types.F16)
     loaded, _ = load_gguf(tmp_path / "m.gguf")
     expected = network.model.embed_tokens.weight.half().float()
     assert torch.equal(loaded.model.embed_tokens.weight, expected)
@@ -95,7 +104,7 @@ def test_more_rows_than_are_read_at_once(tmp_path: Path) -> None:
 )
 def test_unsupported_metadata(fields: dict[str, Any], words: str, tmp_path: Path) -> None:
     network = random_network(small_config(vocab_size=VOCABULARY))
-    write_gguf(tmp_path / "m.gguf", network, **fields)
+    write_fixture(tmp_path / "m.gguf", network, **fields)
     with GGUFFile(tmp_path / "m.gguf") as file, pytest.raises(CheckpointError, match=words):
         check_file(file)
 
@@ -148,7 +157,7 @@ def test_hostile_files(content: bytes, words: str, tmp_path: Path) -> None:
 
 def test_every_truncation_is_noticed(tmp_path: Path) -> None:
     network = random_network(small_config(vocab_size=VOCABULARY, num_layers=1))
-    write_gguf(tmp_path / "m.gguf", network, Types.Q8_0)
+    write_fixture(tmp_path / "m.gguf", network, Types.Q8_0)
     whole = (tmp_path / "m.gguf").read_bytes()
     for size in range(0, len(whole) - 33, 997):  # the last tensor may be followed by padding
         (tmp_path / "cut.gguf").write_bytes(whole[:size])
@@ -159,7 +168,7 @@ def test_every_truncation_is_noticed(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def sound_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("gguf") / "m.gguf"
-    write_gguf(path, random_network(small_config(vocab_size=VOCABULARY, num_layers=1)), Types.Q4_0)
+    write_fixture(path, random_network(small_config(vocab_size=VOCABULARY, num_layers=1)), Types.Q4_0)
     return path.read_bytes()
 
 
@@ -178,3 +187,122 @@ def test_any_damage_gives_a_model_or_one_error(
         load_gguf(path)
     except CheckpointError as error:
         assert "\n" not in str(error)
+
+
+def raw_gguf(path: Path, fields: dict[str, Any], tensors: list[TensorToWrite]) -> Path:
+    """A file with any metadata and tensors, however little they fit."""
+    with path.open("wb") as stream:
+        write_gguf(stream, fields, tensors)
+    return path
+
+
+def sound_parts(path: Path, **changes: Any) -> tuple[dict[str, Any], list[TensorToWrite]]:
+    """Metadata and tensors of a sound file, to be spoilt."""
+    network = random_network(small_config(vocab_size=VOCABULARY, num_layers=1, **changes))
+    write_fixture(path, network)
+    with GGUFFile(path) as file:
+        fields = {key: file.fields[key] for key in file.fields}
+        tensors = [
+            TensorToWrite(name, info.shape, "F32", partial(pieces, file.read(name)))
+            for name, info in file.tensors.items()
+        ]
+    return fields, tensors
+
+
+def pieces(values: np.ndarray) -> list[bytes]:
+    return [values.tobytes()]
+
+
+def test_more_layers_than_tensors_cost_nothing(tmp_path: Path) -> None:
+    fields, tensors = sound_parts(tmp_path / "m.gguf")
+    raw_gguf(tmp_path / "m.gguf", fields | {"qwen3.block_count": 2**31}, tensors)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="2147483648 layers need more than"):
+        load_gguf(tmp_path / "m.gguf")
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_large_heads_cost_nothing(tmp_path: Path) -> None:
+    fields, tensors = sound_parts(
+        tmp_path / "m.gguf", architecture="llama", qk_norm=False, rope_scaling=LLAMA3
+    )
+    sizes = {"llama.attention.key_length": 2**31, "llama.attention.value_length": 2**31}
+    raw_gguf(tmp_path / "m.gguf", fields | sizes, tensors)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="instead of"):
+        load_gguf(tmp_path / "m.gguf")
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_tensors_that_share_bytes(tmp_path: Path) -> None:
+    fields, tensors = sound_parts(tmp_path / "m.gguf")
+    raw_gguf(tmp_path / "m.gguf", fields, tensors)
+    content = (tmp_path / "m.gguf").read_bytes()
+    at = content.index(b"output_norm.weight") + len(b"output_norm.weight") + 4 + 8 + 4
+    assert struct.unpack_from("<Q", content, at)[0] > 0
+    (tmp_path / "m.gguf").write_bytes(content[:at] + struct.pack("<Q", 0) + content[at + 8 :])
+    with pytest.raises(CheckpointError, match="share bytes"):
+        load_gguf(tmp_path / "m.gguf")
+
+
+def test_values_that_are_not_finite(tmp_path: Path) -> None:
+    fields, tensors = sound_parts(tmp_path / "m.gguf")
+    spoilt = [
+        replace(t, pieces=partial(pieces, np.full(t.shape, np.nan, np.float32)))
+        if t.name == "blk.0.ffn_up.weight"
+        else t
+        for t in tensors
+    ]
+    raw_gguf(tmp_path / "m.gguf", fields, spoilt)
+    with pytest.raises(CheckpointError, match=r"blk\.0\.ffn_up\.weight holds values that are not finite"):
+        load_gguf(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"split.count": 3}, "one part of several"),
+        ({"tokenizer.ggml.tokens": ["a", "b"]}, "2 tokens for an embedding of 288 rows"),
+        ({"tokenizer.ggml.merges": ["a b"] * 2000}, "2000 merges for 288 tokens"),
+        ({"tokenizer.ggml.eos_token_id": "end"}, "not a number"),
+        ({"tokenizer.ggml.eos_token_id": 0.5}, "not a token id"),
+        ({"qwen3.context_length": "long\nlong"}, "not a number"),
+        ({"qwen3.rope.freq_base": math.inf}, "not a number"),
+        ({"qwen3.attention.value_length": 16}, "values of another length"),
+        ({"qwen3.rope.scaling.type": "yarn"}, "scaled rotary"),
+        ({"general.architecture": "x\ny" * 99}, "is not supported"),
+        ({"tokenizer.chat_template": "x" * (1 << 21)}, "holds a text of 2097152 bytes"),
+    ],
+)
+def test_metadata_that_does_not_fit(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    fields, tensors = sound_parts(tmp_path / "m.gguf")
+    raw_gguf(tmp_path / "m.gguf", fields | changes, tensors)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_gguf(tmp_path / "m.gguf")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_tensor_of_an_unknown_type_is_noticed_before_the_network_is_made(tmp_path: Path) -> None:
+    fields, tensors = sound_parts(tmp_path / "m.gguf")
+    raw_gguf(tmp_path / "m.gguf", fields, tensors)
+    content = bytearray((tmp_path / "m.gguf").read_bytes())
+    at = content.index(b"output_norm.weight") + len(b"output_norm.weight") + 4 + 8
+    struct.pack_into("<I", content, at, 39)  # MXFP4
+    (tmp_path / "m.gguf").write_bytes(content)
+    with GGUFFile(tmp_path / "m.gguf") as file, pytest.raises(CheckpointError, match="type 39"):
+        check_file(file)
+
+
+@pytest.mark.parametrize("count", [3, 60_000])
+def test_memory_of_opening_stays_below_the_file(count: int, tmp_path: Path) -> None:
+    """Short texts, the worst case: as Python objects they take six times their bytes."""
+    fields, tensors = sound_parts(tmp_path / "m.gguf")
+    lists = {f"list.{i}": ["ab"] * count for i in range(3)} | {"numbers": list(range(count))}
+    path = raw_gguf(tmp_path / "m.gguf", fields | lists, tensors)
+    tracemalloc.start()
+    with open_gguf(path):
+        peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < path.stat().st_size

@@ -337,7 +337,7 @@ def test_unknown_pre_tokenizers_are_refused_with_the_known_ones(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "llama"}, '"llama" is not supported'),
+        ({"model": "llama"}, "'llama' is not supported"),
         ({"tokens": None}, "missing"),
         ({"merges": None}, "missing"),
         ({"merges": ["ab"]}, "not a pair"),
