@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,19 +38,31 @@ _LIMITS = {
 
 def regex_grammar(expression: str) -> str:
     """llguidance's form of a whole text under a Rust regular expression without slashes."""
-    return json.dumps({"grammars": [{"lark_grammar": f"start: /{expression}/"}]})
+    return lark_grammar(f"start: /{expression}/")
 
 
 def schema_grammar(schema: Any) -> str:
     """llguidance's form of a JSON Schema."""
     if isinstance(schema, bool):
         schema = {} if schema else {"enum": []}
-    return json.dumps({"grammars": [{"json_schema": {**schema, "x-guidance": SCHEMA_OPTIONS}}]})
+    return lark_grammar("start: @value", {"value": schema})
 
 
-def lark_grammar(source: str) -> str:
-    """llguidance's form of a grammar in its variant of Lark."""
-    return json.dumps({"grammars": [{"lark_grammar": source}]})
+def lark_grammar(source: str, schemas: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """llguidance's form of a grammar in its variant of Lark.
+
+    Args:
+        source: the grammar.
+        schemas: JSON Schemas that it refers to as @NAME.
+    """
+    # Where only one text can follow, llguidance would allow only the tokens that a tokenizer gives for it, not all that
+    # spell it; which those are would depend on the tokenizer, so every spelling is allowed, as the automaton does.
+    head = {"lark_grammar": '%llguidance {"no_forcing": true}\n' + source}
+    parts = [
+        {"name": name, "json_schema": {**schema, "x-guidance": SCHEMA_OPTIONS}}
+        for name, schema in schemas.items()
+    ]
+    return json.dumps({"grammars": [head, *parts]})
 
 
 class GuidanceGrammar:
@@ -135,6 +149,8 @@ class GuidanceConstraint:
             check(self._matcher)
             bits = np.unpackbits(packed, count=len(vocabulary), bitorder="little")
             self._mask = bits.view(np.bool_) & self._grammar.spoken_V
+            if vocabulary.twins:
+                self._mask[list(vocabulary.twins)] = self._mask[list(vocabulary.twins.values())]
             if not self._mask.any():
                 raise GrammarError(
                     "no token can follow what was written", fix="look for parts that exclude each other"
@@ -155,6 +171,6 @@ class GuidanceConstraint:
         if token_id in self._grammar.vocabulary.eos_ids:
             self._ended, self._mask = True, self._grammar.vocabulary.end_mask
             return
-        self._matcher.consume_token(token_id)
+        self._matcher.consume_token(self._grammar.vocabulary.twins.get(token_id, token_id))
         check(self._matcher)
         self._mask = None

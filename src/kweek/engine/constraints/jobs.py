@@ -13,7 +13,7 @@ from kweek.engine.constraints.limits import BeyondAutomaton, GrammarError, Limit
 from kweek.engine.constraints.pattern import Pattern, rust_regex, trie
 from kweek.engine.constraints.schema import check_patterns, parse_json, schema_pattern
 from kweek.engine.constraints.syntax import parse_regex
-from kweek.engine.constraints.tools import Call, ToolForm, calls_grammar, calls_pattern, read_tools
+from kweek.engine.constraints.tools import Call, ToolForm, calls_pattern, calls_rules, read_tools
 from kweek.engine.constraints.vocabulary import Vocabulary
 
 _OWN_TOKENS = 8_192  # up to here the first mask of a state takes the automaton 0.2 ms, and it is kept
@@ -72,7 +72,7 @@ def read(kind: str, source: str, form: ToolForm, limits: Limits, vocabulary: Voc
             pieces = [piece for call in calls for piece in (*call.before, *call.after)]
             return Job(
                 lambda: calls_pattern(calls, limits),
-                lambda: calls_grammar(calls, guidance.SCHEMA_OPTIONS),
+                lambda: guidance.lark_grammar(*calls_rules(calls)),
                 frozenset(piece for piece in pieces if isinstance(piece, int)),
             )
     raise GrammarError(f"unknown kind of grammar {kind!r}")

@@ -45,7 +45,7 @@ class _TokenizerForm:
         self._bytes = {piece: index for index, piece in enumerate(self.tokens) if len(piece) == 1}
 
     def __call__(self, data: bytes | str) -> list[int]:
-        """Tokens of a text; asked for forced tokens only, which we do not use, so bytes will do."""
+        """Tokens of a text; asked for where tokens are forced, which we switch off, so bytes will do."""
         data = data.encode() if isinstance(data, str) else data
         return [self._bytes[bytes([byte])] for byte in data if bytes([byte]) in self._bytes]
 

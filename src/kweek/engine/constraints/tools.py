@@ -107,15 +107,10 @@ def _pieces(pieces: list[Piece]) -> list[Pattern]:
     return [Control(piece) if isinstance(piece, int) else Bytes(piece) for piece in pieces]
 
 
-def calls_grammar(calls: list[Call], schema_options: Mapping[str, Any]) -> str:
-    """One of the calls in llguidance's language: a rule for each call, a grammar for each schema.
-
-    Args:
-        calls: the tools.
-        schema_options: llguidance's options for JSON ("x-guidance").
-    """
+def calls_rules(calls: list[Call]) -> tuple[str, dict[str, Any]]:
+    """One of the calls in llguidance's variant of Lark, and the schemas it refers to: a rule for each call."""
     rules = ["start: " + " | ".join(f"call{index}" for index in range(len(calls)))]
-    grammars: list[dict[str, Any]] = []
+    schemas: dict[str, Any] = {}
     for index, call in enumerate(calls):
         words = [_lark(piece) for piece in call.before]
         if call.body == "call":
@@ -126,9 +121,8 @@ def calls_grammar(calls: list[Call], schema_options: Mapping[str, Any]) -> str:
             words.append(f"@arguments{index}")
         words += [_lark(piece) for piece in call.after]
         rules.append(f"call{index}: " + " ".join(words))
-        schema = {**call.arguments, "x-guidance": dict(schema_options)}
-        grammars.append({"name": f"arguments{index}", "json_schema": schema})
-    return json.dumps({"grammars": [{"lark_grammar": "\n".join(rules)}, *grammars]})
+        schemas[f"arguments{index}"] = call.arguments
+    return "\n".join(rules), schemas
 
 
 def _lark(piece: Piece) -> str:

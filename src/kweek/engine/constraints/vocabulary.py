@@ -91,6 +91,16 @@ class Vocabulary:
         return found
 
     @functools.cached_property
+    def twins(self) -> dict[int, int]:
+        """Tokens whose bytes a later token has too, to the last of these; llguidance knows that one only."""
+        last = {self.tokens[index]: index for index in np.flatnonzero(self.spoken).tolist()}
+        return {
+            index: last[self.tokens[index]]
+            for index in np.flatnonzero(self.spoken).tolist()
+            if last[self.tokens[index]] != index
+        }
+
+    @functools.cached_property
     def units(self) -> tuple[bytes, ...]:
         """Tokens that are no row of shorter ones: every text of tokens is a text of these.
 
