@@ -16,6 +16,7 @@ from kweek.engine.generation import OnToken
 from kweek.engine.native.decoder import KVFormat, NativeBackend
 from kweek.engine.native.pack import WeightFormat
 from kweek.engine.scheduler import Scheduler
+from kweek.engine.speculation import Speculation
 from kweek.errors import KweekError
 from kweek.model.network import Network
 from kweek.protocols import Completion, Request, ShouldStop, never
@@ -36,6 +37,8 @@ class Engine:
         weights: how the native library holds the matrices. "f32" is exact; "q4" and "q8" are two to five times as fast
             and as exact as 4 and 8 bits are.
         kv: how it holds keys and values.
+        num_slots: generations that run at once; the rest wait.
+        speculation: guesses tokens ahead, with the same result.
     """
 
     def __init__(
@@ -47,8 +50,9 @@ class Engine:
         weights: WeightFormat = "f32",
         kv: KVFormat = "f32",
         num_slots: int = NUM_SLOTS,
+        speculation: Speculation | None = None,
     ) -> None:
-        self.network, self.should_stop = network, should_stop
+        self.network, self.should_stop, self.speculation = network, should_stop, speculation
         self._token_bytes, self._weights, self._kv, self._num_slots = token_bytes, weights, kv, num_slots
         self._version: tuple[tuple[int, int], ...] = ()
         self._scheduler: Scheduler | None = None
@@ -126,7 +130,7 @@ class Engine:
         version = tuple((p.data_ptr(), p._version) for p in self.network.parameters())
         if self._scheduler is None or (version != self._version and not self.num_active):
             self._version = version
-            self._scheduler = Scheduler(self._make(), self._num_slots, self._token_bytes)
+            self._scheduler = Scheduler(self._make(), self._num_slots, self._token_bytes, self.speculation)
         return self._scheduler
 
     def _make(self) -> Backend:

@@ -13,6 +13,7 @@ from kweek.engine.backend import MAX_ROWS, Backend, Fed
 from kweek.engine.generation import Generation, OnToken
 from kweek.engine.native.rows import ROW
 from kweek.engine.slots import Slots, common_prefix
+from kweek.engine.speculation import Speculation
 from kweek.protocols import Completion, Request
 
 #: Seconds that several steps in one call may take: short enough for a stream to look even and for a cancellation.
@@ -28,10 +29,17 @@ class Scheduler:
         backend: computes.
         num_slots: how many of its slots, from the first on, are used here.
         token_bytes: the bytes of every token, for requests with stop texts.
+        speculation: guesses tokens ahead; None never does.
     """
 
-    def __init__(self, backend: Backend, num_slots: int, token_bytes: Sequence[bytes] | None = None) -> None:
-        self.backend, self._token_bytes = backend, token_bytes
+    def __init__(
+        self,
+        backend: Backend,
+        num_slots: int,
+        token_bytes: Sequence[bytes] | None = None,
+        speculation: Speculation | None = None,
+    ) -> None:
+        self.backend, self._token_bytes, self.speculation = backend, token_bytes, speculation
         self._slots = Slots(num_slots)
         self._queue: deque[Generation] = deque()
         self._running: list[Generation] = []
@@ -139,20 +147,58 @@ class Scheduler:
             assert generation.slot is not None
             generation.slot.token_ids += piece.token_ids
             generation.num_fed += len(piece.token_ids)
-        steps = self._steps(rows)
-        table = np.zeros(len(rows), ROW)
+        drafts = self._drafts(rows, MAX_ROWS - len(rows) - sum(len(piece.token_ids) for _, piece in fed))
+        steps = 1 if any(drafts) else self._steps(rows)
+        table = np.zeros(len(rows) + sum(map(len, drafts)), ROW)
         self._held = []
-        for row, generation in zip(table, rows, strict=True):
-            self._fill(row, generation)
+        first = 0
+        for generation, draft in zip(rows, drafts, strict=True):
+            for ahead in range(len(draft) + 1):
+                self._fill(table[first + ahead], generation, ahead, draft)
+            first += len(draft) + 1
         started = time.perf_counter()
         choices = self.backend.run(table, steps, [piece for _, piece in fed])
-        made = int(table["produced"].max(initial=1)) or 1
-        if not fed:
-            self._step_seconds = (time.perf_counter() - started) / made
-        for index, generation in enumerate(rows):
+        seconds = time.perf_counter() - started
+        if not fed and not any(drafts):
+            self._step_seconds = seconds / max(1, int(table["produced"].max(initial=1)))
+        first = taken = accepted = 0
+        for generation, draft in zip(rows, drafts, strict=True):
             if generation.request.num_top:
-                generation.top.append(self._likeliest(index, generation.request.num_top))
-            self._take(generation, choices[index, : int(table["produced"][index])].tolist())
+                generation.top.append(self._likeliest(first, generation.request.num_top))
+            if draft:
+                agreed = common_prefix(draft, choices[first : first + len(draft), 0]["token"].tolist())
+                chosen = choices[first : first + agreed + 1, 0].tolist()
+                accepted += agreed
+            else:
+                chosen = choices[first, : int(table["produced"][first])].tolist()
+            before = len(generation.token_ids)
+            self._take(generation, chosen)
+            taken += len(generation.token_ids) - before
+            first += len(draft) + 1
+        if self.speculation is not None and not fed:
+            self.speculation.record(sum(map(len, drafts)), accepted, taken, seconds)
+
+    def _drafts(self, rows: Sequence[Generation], room: int) -> list[list[int]]:
+        """Guessed tokens for each row; none where someone must look at every token."""
+        drafts: list[list[int]] = []
+        for generation in rows:
+            draft: list[int] = []
+            left = generation.limit - len(generation.token_ids) - 1
+            if self.speculation is not None and self.speculation.active and not self._watched(generation):
+                assert generation.slot is not None
+                count = min(self.speculation.depth, left, room)
+                if count > 0:
+                    draft = self.speculation.proposer.propose(generation.slot.number, generation.ids, count)
+            room -= len(draft)
+            drafts.append(draft)
+        return drafts
+
+    @staticmethod
+    def _watched(generation: Generation) -> bool:
+        """Whether someone must look between any two tokens."""
+        interceptor = generation.request.interceptor
+        asked = interceptor is not None and interceptor.trigger_ids is None
+        return asked or generation.constraint is not None or generation.request.num_top > 0
 
     def _take(self, generation: Generation, chosen: list[tuple[int, float, float, float]]) -> None:
         """Append what a call brought, up to where the generation ends."""
@@ -165,23 +211,21 @@ class Scheduler:
 
     def _steps(self, rows: Sequence[Generation]) -> int:
         """How many steps to make in one call: one where someone must look between them."""
-        for generation in rows:
-            interceptor = generation.request.interceptor
-            asked = interceptor is not None and interceptor.trigger_ids is None
-            if asked or generation.constraint is not None or generation.request.num_top:
-                return 1
+        if any(self._watched(generation) for generation in rows):
+            return 1
         return max(1, min(MAX_STEPS, int(CALL_SECONDS / self._step_seconds)))
 
-    def _fill(self, row: np.void, generation: Generation) -> None:
+    def _fill(self, row: np.void, generation: Generation, ahead: int, draft: Sequence[int]) -> None:
+        """The row of a generation, or of the position `ahead` of it, after that many guessed tokens."""
         request, slot = generation.request, generation.slot
         assert slot is not None
-        row["slot"], row["position"], row["token"] = slot.number, len(generation.ids) - 1, generation.ids[-1]
-        row["remaining"] = generation.limit - len(generation.token_ids)
+        row["slot"], row["position"] = slot.number, len(generation.ids) - 1 + ahead
+        row["token"] = draft[ahead - 1] if ahead else generation.ids[-1]
+        row["remaining"] = generation.limit - len(generation.token_ids) - ahead
         row["temperature"], row["top_k"] = request.temperature, request.top_k
         row["top_p"], row["min_p"] = request.top_p, request.min_p
-        row["uniforms"] = generation.uniforms.ctypes.data + 8 * len(generation.token_ids) * (
-            request.temperature > 0
-        )
+        if request.temperature > 0:
+            row["uniforms"] = generation.uniforms.ctypes.data + 8 * (len(generation.token_ids) + ahead)
         triggers = request.interceptor.trigger_ids if request.interceptor is not None else None
         if request.stop_ids or triggers:
             row["events"] = self._map(request.stop_ids, triggers or frozenset()).ctypes.data
