@@ -1,4 +1,4 @@
-"""A small model that has learnt four chats by heart: it thinks, calls the calculator, and writes many-byte characters."""
+"""A small model that has learnt four chats by heart: it thinks, calls the calculator, writes many-byte characters."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Guard:
                 status=403,
                 code="wrong_host",
             )
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
             return Refusal(
                 "Pages of another origin may not use this server.", status=403, code="wrong_origin"
             )

@@ -119,7 +119,7 @@ class Worker:
         """Queue requests as one batch.
 
         Raises:
-            Refusal: no room for all of them now (503 with Retry-After), or the engine has failed.
+            Refusal: no room for all of them now (503 with Retry-After) or ever, or the engine has failed.
         """
         self._take_room(len(requests))
         batch = Batch(self, len(requests))
@@ -159,6 +159,11 @@ class Worker:
     def _take_room(self, count: int) -> None:
         if self.failure is not None:
             raise Refusal(self.failure, status=503, code="engine_failed")
+        if count > self.max_active:
+            raise Refusal(
+                f"This request asks for {count} generations; the server takes at most {self.max_active} at once.",
+                code="too_many_generations",
+            )
         if self.num_active + count > self.max_active:
             raise Refusal(
                 f"{self.num_active} generations are queued or running and this request asks for {count}; "
