@@ -57,7 +57,7 @@ def lark_grammar(source: str, schemas: Mapping[str, Any] = MappingProxyType({}))
     """
     # Where only one text can follow, llguidance would allow only the tokens that a tokenizer gives for it, not all that
     # spell it; which those are would depend on the tokenizer, so every spelling is allowed, as the automaton does.
-    head = {"lark_grammar": '%llguidance {"no_forcing": true}\n' + source}
+    head = {"lark_grammar": source + '\n%llguidance {"no_forcing": true}'}
     parts = [
         {"name": name, "json_schema": {**schema, "x-guidance": SCHEMA_OPTIONS}}
         for name, schema in schemas.items()
@@ -75,6 +75,8 @@ class GuidanceGrammar:
 
     Attributes:
         provider: "llguidance".
+        spoken_V: (V,) tokens that it may say at all.
+        eos: tokens that end a text.
 
     Raises:
         GrammarError: llguidance refuses it, or is not installed.
@@ -86,6 +88,7 @@ class GuidanceGrammar:
         self.vocabulary, self.grammar = vocabulary, grammar
         self.spoken_V = vocabulary.spoken.copy()
         self.spoken_V[list(controls | vocabulary.eos_ids)] = True
+        self.eos = list(vocabulary.eos_ids)
         limits = library().LLParserLimits(**_LIMITS)
         self._matcher = library().LLMatcher(vocabulary.guidance, grammar, log_level=0, limits=limits)
         check(self._matcher)
@@ -149,6 +152,8 @@ class GuidanceConstraint:
             check(self._matcher)
             bits = np.unpackbits(packed, count=len(vocabulary), bitorder="little")
             self._mask = bits.view(np.bool_) & self._grammar.spoken_V
+            # A rule may name an end of text like any token; it ends the text only where the text may end.
+            self._mask[self._grammar.eos] = self._matcher.is_accepting()
             if vocabulary.twins:
                 self._mask[list(vocabulary.twins)] = self._mask[list(vocabulary.twins.values())]
             if not self._mask.any():

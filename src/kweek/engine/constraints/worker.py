@@ -43,10 +43,10 @@ def _answer(message: dict[str, Any], vocabulary: Vocabulary) -> Answer:
         }, []
 
 
-def _address_space() -> int | None:
-    """Bytes of address space in use, None where the system does not say."""
+def _data_bytes() -> int | None:
+    """Private writable memory, None where the system does not say. Address space is no measure: heaps reserve it."""
     with contextlib.suppress(OSError, ValueError):
-        return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path("/proc/self/statm").read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")
     return None
 
 
@@ -56,7 +56,9 @@ def _restrain(limits: Limits, base: int | None) -> None:
         import resource
 
         if base is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (base + int(limits.memory_bytes), resource.RLIM_INFINITY))
+            resource.setrlimit(
+                resource.RLIMIT_DATA, (base + int(limits.memory_bytes), resource.RLIM_INFINITY)
+            )
         used = resource.getrusage(resource.RUSAGE_SELF)
         seconds = int(used.ru_utime + used.ru_stime + limits.seconds) + 2
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
@@ -75,11 +77,11 @@ def serve() -> None:
     vocabulary = Vocabulary(pieces, head["eos"], head["control"], head["names"])
     if is_installed():
         _ = vocabulary.guidance  # before memory is bounded, and once
-    base = _address_space()
+    base = _data_bytes()
     while (frame := read_frame(source)) is not None:
         _restrain(Limits(**frame[0]["limits"]), base)
         head, blobs = _answer(frame[0], vocabulary)
-        held = _address_space()
+        held = _data_bytes()
         grown = 0 if base is None or held is None else held - base
         head["retire"] = grown > _RETIRE_SHARE * frame[0]["limits"]["memory_bytes"]
         write_frame(target, head, blobs)
