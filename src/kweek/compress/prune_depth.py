@@ -41,7 +41,7 @@ def shallow(
         network: not changed.
         batches: calibration text, read about once per layer and twice per layer left out.
         num_layers: layers to keep.
-        progress: counts layers left out.
+        progress: counts readings of the text, of an estimated total.
 
     Returns:
         the network, what was left out in that order, and how many times the batches were read.
@@ -60,7 +60,11 @@ def shallow(
     removed: list[LayerCost] = []
     loss = loss_with(network, kept, batches)
     # (loss without the layer, the layer, how many layers were gone when it was measured)
-    waiting = [(loss_with(network, [i for i in kept if i != layer], batches), layer, 0) for layer in kept]
+    waiting: list[tuple[float, int, int]] = []
+    expected = present + 2 * (present - num_layers)
+    for layer in kept:
+        progress(len(waiting), expected, "leaving out layers", loss=loss)
+        waiting.append((loss_with(network, [i for i in kept if i != layer], batches), layer, 0))
     num_readings = 1 + len(waiting)
     heapq.heapify(waiting)
     while len(kept) > num_layers:
@@ -69,11 +73,11 @@ def shallow(
             after = loss_with(network, [i for i in kept if i != layer], batches)
             heapq.heappush(waiting, (after, layer, len(removed)))
             num_readings += 1
+            progress(min(num_readings, expected), expected, "leaving out layers", loss=loss)
             continue
         kept.remove(layer)
         removed.append(LayerCost(layer, loss, after))
         loss = after
-        progress(len(removed), present - num_layers, "leaving out layers", loss=after)
     return _with_layers(network, kept), removed, num_readings
 
 

@@ -1,9 +1,10 @@
 """Distillation: a network learns to predict what a larger one predicts, on the one training loop.
 
 The loss is the forward Kullback-Leibler divergence KL(teacher || pupil) of the full distributions at temperature 1
-(Hinton et al. 2015, arXiv 1503.02531), which alone did best in Minitron (arXiv 2407.14679, section 4.3). It needs the
-same vocabulary on both sides, so another tokenizer is refused. Head and loss go through in chunks with a hand-written
-gradient, as in `kweek.model.head`: two sets of logits would be the largest tensors of a step.
+(Hinton et al. 2015, arXiv 1503.02531), with a share of the text's own next-token loss beside it: a small teacher knows
+less than the text says. It needs the same vocabulary on both sides, so another tokenizer is refused. Head and loss go
+through in chunks with a hand-written gradient, as in `kweek.model.head`, since two sets of logits would be the largest
+tensors of a step.
 Shapes: N tokens, D width of the pupil, G width of the teacher, V vocabulary, C rows of a chunk.
 """
 
@@ -44,6 +45,7 @@ class Schedule:
         row_length: tokens per row.
         tokens_per_step: tokens per update.
         rate: of the learning rates of training from nothing (scaled to width and batch).
+        text_share: weight of the text's own loss; the divergence has the rest.
         seed: of the order of the text.
     """
 
@@ -54,6 +56,7 @@ class Schedule:
     tokens_per_step: int = 512
     #: the network is trained already, and only has to make good what was taken out.
     rate: float = 0.5
+    text_share: float = 0.3
     seed: int = 0
 
     @property
@@ -83,31 +86,35 @@ class _FusedDivergence(torch.autograd.Function):
         wanted_VG: Tensor,
         targets_N: Tensor,
         weights_N: Tensor,
+        text_share: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         matrix_VD, matrix_VG = weight_VD.to(hidden_ND.dtype), wanted_VG.to(wanted_NG.dtype)
         kl_N, nll_N = torch.empty_like(weights_N), torch.empty_like(weights_N)
         grad_hidden_ND, grad_weight_VD = torch.empty_like(hidden_ND), torch.zeros_like(weight_VD)
         for start in range(0, hidden_ND.shape[0], CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            hidden_CD, weights_C1 = hidden_ND[rows], weights_N[rows, None]
+            hidden_CD, weights_C1, targets_C1 = hidden_ND[rows], weights_N[rows, None], targets_N[rows, None]
             found_CV = torch.log_softmax(F.linear(hidden_CD, matrix_VD).float(), -1)
             wanted_CV = torch.log_softmax(F.linear(wanted_NG[rows], matrix_VG).float(), -1)
-            nll_N[rows] = -found_CV.gather(-1, targets_N[rows, None])[:, 0]
+            nll_N[rows] = -found_CV.gather(-1, targets_C1)[:, 0]
             shares_CV = wanted_CV.exp()
             kl_N[rows] = (shares_CV * wanted_CV.sub_(found_CV)).sum(-1)
-            # The gradient to the logits is weight * (pupil's shares - teacher's shares).
-            error_CV = found_CV.exp_().sub_(shares_CV).to(hidden_ND.dtype)
+            # The gradient to the logits is weight * (pupil's shares - wanted shares), where what is wanted are the
+            # teacher's shares and the token that followed.
+            error_CV = found_CV.exp_().sub_(shares_CV, alpha=1 - text_share)
+            truth_C1 = error_CV.new_full(targets_C1.shape, -text_share)
+            error_CV = error_CV.scatter_add_(-1, targets_C1, truth_C1).to(hidden_ND.dtype)
             grad_hidden_ND[rows] = (error_CV @ matrix_VD) * weights_C1
             grad_weight_VD += error_CV.t() @ (hidden_CD * weights_C1).to(error_CV.dtype)
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         ctx.mark_non_differentiable(kl_N, nll_N)
-        return kl_N @ weights_N, kl_N, nll_N
+        return torch.lerp(kl_N, nll_N, text_share) @ weights_N, kl_N, nll_N
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
-        return grad_hidden_ND * grad_loss, grad_weight_VD * grad_loss, None, None, None, None
+        return grad_hidden_ND * grad_loss, grad_weight_VD * grad_loss, None, None, None, None, None
 
 
 def fused_divergence(
@@ -117,20 +124,22 @@ def fused_divergence(
     wanted_VG: Tensor,
     targets_N: Tensor,
     weights_N: Tensor,
+    text_share: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted KL(teacher || pupil) of the next token, with gradients to the pupil's hidden states and head.
 
     Args:
         hidden_ND, weight_VD: the pupil's final hidden states and head.
         wanted_NG, wanted_VG: the teacher's; no gradient is taken to them.
-        targets_N: the token that followed, for the pupil's own loss.
+        targets_N: the token that followed.
         weights_N: fp32, weight of each row in the sum.
+        text_share: weight of the nll of the targets in the loss, beside 1 - that of KL.
 
     Returns:
-        the loss, sum of weight * KL; KL (N,) and the pupil's nll of the targets (N,), nats, detached.
+        the loss, summed with the weights; KL (N,) and the pupil's nll of the targets (N,), nats, detached.
     """
     return _FusedDivergence.apply(  # type: ignore[no-untyped-call, no-any-return]
-        hidden_ND, weight_VD, wanted_NG, wanted_VG, targets_N, weights_N
+        hidden_ND, weight_VD, wanted_NG, wanted_VG, targets_N, weights_N, text_share
     )
 
 
@@ -138,6 +147,7 @@ class Distiller(Trainer):
     """A `Trainer` whose loss is the divergence from a teacher.
 
     Args:
+        text_share: see `Schedule`.
         masks: by parameter name, false where a weight has to stay zero (2:4 sparsity).
     """
 
@@ -147,16 +157,16 @@ class Distiller(Trainer):
         teacher: Network,
         optimiser: SplitOptimiser,
         *,
+        text_share: float = 0.0,
         masks: Mapping[str, Tensor] | None = None,
-        compute_dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(network, optimiser, compute_dtype=compute_dtype)
+        super().__init__(network, optimiser)
         if network.config.vocab_size != teacher.config.vocab_size:
             raise ConfigError(
                 f"the teacher predicts {teacher.config.vocab_size} tokens, the pupil {network.config.vocab_size}",
                 fix="take a teacher with the tokenizer of the pruned model",
             )
-        self.teacher, self.masks = teacher, dict(masks or {})
+        self.teacher, self.text_share, self.masks = teacher, text_share, dict(masks or {})
 
     def step(self, batches: Sequence[Batch], factor: float) -> StepResult:
         """One update; its FLOP include the teacher's reading."""
@@ -173,8 +183,8 @@ class Distiller(Trainer):
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The weighted divergence (scalar) and the pupil's negative log-likelihood of every token (B*T, detached)."""
         with torch.no_grad():
-            wanted_BTG = self._hidden(self.teacher, batch)
-        hidden_BTD = self._hidden(self.network, batch)
+            wanted_BTG = _hidden(self.teacher, batch)
+        hidden_BTD = _hidden(self.network, batch)
         loss, _, nll_N = fused_divergence(
             hidden_BTD.flatten(0, 1),
             self.network.head_weight,
@@ -182,16 +192,15 @@ class Distiller(Trainer):
             self.teacher.head_weight,
             batch.targets_BT.flatten(),
             batch.weights_BT.flatten(),
+            self.text_share,
         )
         return loss, nll_N
 
-    def _hidden(self, network: Network, batch: Batch) -> Tensor:
-        before, network.compute_dtype = network.compute_dtype, self.compute_dtype
-        try:
-            hidden_BTD: Tensor = network(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask_B1TT)
-        finally:
-            network.compute_dtype = before
-        return hidden_BTD
+
+def _hidden(network: Network, batch: Batch) -> Tensor:
+    """Final hidden states (B, T, D)."""
+    hidden_BTD: Tensor = network(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask_B1TT)
+    return hidden_BTD
 
 
 def distil(
@@ -210,7 +219,7 @@ def distil(
     """Train the pupil, in place, to predict what the teacher predicts. See `kweek.train.trainer.fit` for the rest."""
     scale = (_RATES_WIDTH / pupil.config.hidden_size) * (schedule.tokens_per_step / _RATES_TOKENS) ** 0.5
     optimiser = SplitOptimiser(pupil, LearningRates().scaled(schedule.rate * scale))
-    trainer = Distiller(pupil, teacher, optimiser, masks=masks)
+    trainer = Distiller(pupil, teacher, optimiser, text_share=schedule.text_share, masks=masks)
     lengths = [schedule.row_length] * schedule.num_steps
     mix = PackedMix(sources, lengths, schedule.tokens_per_step, schedule.seed, eos_id)
     return fit(

@@ -1,0 +1,174 @@
+"""`kweek prune`: a smaller model out of a larger one, taught by the larger one."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kweek.protocols import Progress, ShouldStop
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command("prune")(prune)
+
+
+def prune(
+    model: Annotated[Path, typer.Argument(help="A checkpoint folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    ffn: Annotated[float, typer.Option("--ffn", help="Share of the feed-forward channels to keep.")] = 1.0,
+    kv_heads: Annotated[
+        int | None, typer.Option("--kv-heads", help="Key heads to keep, each with the queries that read it.")
+    ] = None,
+    layers: Annotated[int | None, typer.Option("--layers", help="Layers to keep.")] = None,
+    sparsity: Annotated[
+        Literal["2:4"] | None, typer.Option("--sparsity", help="2:4: two zeros in every four weights.")
+    ] = None,
+    distil: Annotated[
+        str | None, typer.Option("--distil", help="Tokens to distil on, such as 500k or 10M.")
+    ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", help="Distil from this model instead of the unpruned one.")
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option("--text", help="Folder or file of documents; Python's documentation if left out."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of the text.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:
+    """Make a model smaller: fewer channels, key heads or layers, then distillation from the whole one.
+
+    The result is a folder of the same layout, which loads wherever the model did. Stopped, the same command goes on
+    where it was.
+
+    Examples: kweek prune models/smollm2-135m --ffn 0.5 --distil 2M --text notes --out models/half ·
+    kweek prune runs/laptop/artifacts/rl --layers 3 --distil 500k --out shallow
+    """
+    from rich.console import Console
+
+    from kweek.compress.prune import Cuts
+    from kweek.compress.prune_distil import Schedule
+    from kweek.compress.prune_folder import prune_folder
+    from kweek.errors import Interrupted
+
+    schedule = None if distil is None else Schedule(_tokens(distil), seed=seed)
+    cuts = Cuts(ffn, kv_heads, layers, sparse=sparsity is not None)
+    try:
+        with _progress(as_json) as progress, _stopping() as should_stop:
+            artifact = prune_folder(
+                model, out, cuts, schedule=schedule, teacher=teacher, text=text, progress=progress,
+                should_stop=should_stop,
+            )  # fmt: skip
+    except Interrupted:
+        print("Stopped. The same command goes on where it was.", file=sys.stderr)
+        raise
+    if as_json:
+        print(json.dumps({"path": str(out), **artifact.metrics, "ledger": artifact.ledger}))
+    else:
+        _draw(artifact.metrics, artifact.ledger, out, Console(highlight=False))
+
+
+def _tokens(written: str) -> int:
+    """A number of tokens such as 500k or 10M. Raises ConfigError."""
+    from kweek.errors import ConfigError
+
+    units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+    number = written.rstrip("kKmMgGbB")
+    try:
+        count = float(number.replace("_", "")) * units[written[len(number) :].lower()]
+    except (ValueError, KeyError):
+        count = 0
+    if not 1 <= count < 1e15:
+        raise ConfigError(f"{written!r} is not a number of tokens", where="--distil", fix="write 500k or 10M")
+    return int(count)
+
+
+@contextmanager
+def _stopping() -> Iterator[ShouldStop]:
+    """Asks for a stop at a safe point when Ctrl-C is pressed or the process is told to end; a second one ends it."""
+    asked: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, _frame: Any) -> None:
+        asked.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(silent: bool) -> Iterator[Progress]:
+    """A bar on the error stream with the note and figures of the moment."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[said]}"),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=silent) as bar:
+        task = bar.add_task("", total=None, said="")
+
+        def show(done: float, total: float, note: str = "", **values: float) -> None:
+            said = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
+            bar.update(task, completed=done, total=total, description=note or "distilling", said=said)
+
+        yield show
+
+
+def _draw(metrics: dict[str, Any], ledger: dict[str, Any], out: Path, console: Console) -> None:
+    from rich.table import Table
+
+    from kweek.compute.flops import format_bytes, format_flop
+
+    table = Table(
+        "model", "parameters", "bytes", "FLOP/token", "bits per byte", "difference", "KL (nats/token)", "same choice",
+        box=None,
+    )  # fmt: skip
+    for row in metrics["rows"]:
+        table.add_row(
+            row["name"],
+            f"{row['num_parameters']:,}",
+            format_bytes(row["num_bytes"]),
+            format_flop(row["flop_per_token"]),
+            _interval(row["bits_per_byte"], 4),
+            _interval(row["difference"], 4),
+            _interval(row["divergence"], 4),
+            _interval(row["same_choice"], 3),
+        )
+    console.print(table)
+    if metrics["layers_left_out"]:
+        console.print(
+            "layers left out:", ", ".join(str(cost["layer"]) for cost in metrics["layers_left_out"])
+        )
+    spent = ", ".join(f"{kind} {format_flop(sum(flop.values()))}" for kind, flop in ledger["flop"].items())
+    console.print(f"spent: {spent} in {ledger['seconds']:.0f} s\n{out}")
+
+
+def _interval(found: list[float | None] | None, digits: int) -> str:
+    """The value with its 95% interval; the first model of a comparison has none."""
+    if found is None or found[0] is None:
+        return "-"
+    if found[1] is None or found[2] is None:
+        return f"{found[0]:.{digits}f}"
+    return f"{found[0]:.{digits}f} ({found[1]:.{digits}f} to {found[2]:.{digits}f})"
