@@ -32,6 +32,7 @@ class LlamaCpp:
         params.flash_attn_type = package.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.cache_type_k = params.cache_type_v = package.ggml_type.GGML_TYPE_F32
         self._server = package.Server(params)
+        self._letter = self.tokenize("a")[0]
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """Ids of a text without anything added; control tokens spelled in it count only with `special`."""
@@ -44,7 +45,10 @@ class LlamaCpp:
 
     def logprobs(self, ids: Sequence[int], vocab_size: int) -> np.ndarray:
         """Natural log-probabilities (V,) of the token after `ids`."""
-        found = self._complete(ids, 1, vocab_size)["completion_probabilities"][0]["top_logprobs"]
+        # They are those before any sampler. None come when the token sampled ends the text or a half-finished
+        # character, so an "a" is forced.
+        answer = self._complete(ids, 1, n_probs=vocab_size, logit_bias=[[self._letter, 1e6]])
+        found = answer["completion_probabilities"][0]["top_logprobs"]
         result = np.full(vocab_size, np.nan)
         for entry in found:
             result[entry["id"]] = entry["logprob"]
@@ -52,16 +56,11 @@ class LlamaCpp:
 
     def greedy(self, ids: Sequence[int], number: int) -> list[int]:
         """The likeliest continuation."""
-        return self._complete(ids, number, 0)["tokens"]
+        return self._complete(ids, number)["tokens"]
 
-    def _complete(self, ids: Sequence[int], number: int, num_top: int) -> dict[str, Any]:
-        return self._post(
-            "/completion",
-            {
-                "prompt": list(ids), "n_predict": number, "n_probs": num_top, "temperature": 0.0,
-                "cache_prompt": True, "return_tokens": True, "samplers": ["temperature"],
-            },
-        )  # fmt: skip
+    def _complete(self, ids: Sequence[int], number: int, **options: Any) -> dict[str, Any]:
+        body = {"prompt": list(ids), "n_predict": number, "temperature": 0.0, "samplers": ["temperature"]}
+        return self._post("/completion", body | {"cache_prompt": True, "return_tokens": True} | options)
 
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         request = urllib.request.Request(

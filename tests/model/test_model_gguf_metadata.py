@@ -54,7 +54,7 @@ def test_every_known_pattern_has_its_name(pattern: str) -> None:
 def test_metadata_gives_the_tokenizer_back() -> None:
     config = CONFIG | {"bos_token": "<|im_end|>", "add_bos_token": True}
     ours = make(config=config)
-    fields, _ = tokenizer_fields(ours, small_config(vocab_size=260, eos_token_id=None))
+    fields, _ = tokenizer_fields(ours, small_config(vocab_size=300, eos_token_id=None))
     back = Tokenizer.from_gguf(fields)
     assert back.definition["model"] == ours.definition["model"]
     assert back.definition["added_tokens"] == ours.definition["added_tokens"]
@@ -80,6 +80,16 @@ def test_llama_3_begins_with_bos_unless_told_otherwise() -> None:
     assert Tokenizer.from_gguf(fields).bos_id is None
     del fields["tokenizer.ggml.add_bos_token"]
     assert Tokenizer.from_gguf(fields | {"tokenizer.ggml.pre": "llama-v3"}).bos_id == 258
+
+
+def test_whole_words_that_merges_do_not_make() -> None:
+    odd = make()
+    odd.definition["model"]["vocab"]["xyz"] = 259
+    odd.definition["added_tokens"].pop()
+    assert pre_tokenizer_name(odd)[0] == "qwen2"
+    odd.definition["model"]["ignore_merges"] = True
+    with pytest.raises(CheckpointError, match="ignore_merges"):
+        pre_tokenizer_name(odd)
 
 
 @pytest.mark.parametrize(

@@ -90,9 +90,10 @@ def pre_tokenizer_name(tokenizer: Tokenizer) -> tuple[str, list[str]]:
             where=where,
             fix=f"use a tokenizer that splits as one of {known}",
         )
-    # Where every token is a merge of two, a word found whole is one token in either case.
-    whole_words = bool(definition["model"].get("ignore_merges"))
-    if whole_words != (pre == WHOLE_WORDS) and plain_ranks(definition) is None:
+    # Where every token is a merge of two, in order, a word found whole is one token in either case.
+    whole_words, ranks = bool(definition["model"].get("ignore_merges")), plain_ranks(definition)
+    merged = ranks is not None and len(ranks) == len(definition["model"]["vocab"])
+    if whole_words != (pre == WHOLE_WORDS) and not merged:
         raise CheckpointError(f'ignore_merges is not as llama.cpp has it for "{pre}"', where=where)
     normalizer = definition.get("normalizer")
     if normalizer == {"type": "NFC"}:

@@ -106,6 +106,8 @@ def from_gguf(fields: Mapping[str, Any]) -> tuple[Definition, dict[str, Any], st
     vocabulary: dict[str, int] = {}
     special: dict[str, int] = {}
     for index, (token, kind) in enumerate(zip(tokens, types, strict=True)):
+        if kind == _UNUSED and token == f"[PAD{index}]":
+            continue  # how converters name the rows of an embedding that no token has
         if kind in (_CONTROL, _USER_DEFINED, _UNUSED):
             special[token] = index
         else:
