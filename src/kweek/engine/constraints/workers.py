@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -52,8 +53,12 @@ class _Worker:
             write_frame(self.process.stdin, head, [lengths.tobytes(), b"".join(vocabulary.tokens)])
         self.fresh = True
 
-    def ask(self, message: dict[str, Any], seconds: float) -> tuple[dict[str, Any], list[bytes]] | str:
-        """The answer, or how the worker ended instead; it is dead then."""
+    def ask(self, message: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], list[bytes]]:
+        """The answer.
+
+        Raises:
+            GrammarError: the worker ended instead; says of what.
+        """
         assert self.process.stdin is not None and self.process.stdout is not None
         late = threading.Event()
 
@@ -61,7 +66,7 @@ class _Worker:
             late.set()
             self.process.kill()
 
-        clock = threading.Timer(seconds + (_START_SECONDS if self.fresh else 0.0), kill)
+        clock = threading.Timer(limits.seconds + (_START_SECONDS if self.fresh else 0.0), kill)
         clock.daemon = True
         clock.start()
         try:
@@ -74,8 +79,16 @@ class _Worker:
         self.fresh = False
         if answer is not None and not late.is_set():
             return answer
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_STOP_SECONDS)  # for how it ended, if it did by itself
         self.close()
-        return "late" if late.is_set() else "dead"
+        if late.is_set():
+            what = f"it does not compile within {limits.seconds:g} s"
+        elif self.process.returncode == -signal.SIGSEGV:
+            what = "it nests too deep for the compiler"
+        else:
+            what = f"the compiler broke down on it, likely for want of memory ({int(limits.memory_bytes) >> 20} MB)"
+        raise GrammarError(what, fix="make the grammar smaller or less nested")
 
     def close(self) -> None:
         """End the process."""
@@ -110,10 +123,7 @@ class Workers:
             with self._lock:
                 worker = self._idle.pop() if self._idle else None
             worker = worker or _Worker(vocabulary)
-            answer = worker.ask({**message, "limits": vars(limits)}, limits.seconds)
-            if isinstance(answer, str):
-                raise _ended(answer, limits)
-            head, blobs = answer
+            head, blobs = worker.ask({**message, "limits": vars(limits)}, limits)
             if head.pop("retire"):
                 worker.close()
             else:
@@ -127,17 +137,6 @@ class Workers:
         """End the workers that are idle; the next job starts a new one."""
         with self._lock:
             _close_all(self._idle)
-
-
-def _ended(how: str, limits: Limits) -> GrammarError:
-    if how == "late":
-        return GrammarError(
-            f"it does not compile within {limits.seconds:g} s", fix="make the grammar smaller or less nested"
-        )
-    return GrammarError(
-        f"the compiler broke down on it, at the latest at {int(limits.memory_bytes) >> 20} MB of memory",
-        fix="make the grammar smaller or less nested",
-    )
 
 
 def _close_all(idle: list[_Worker]) -> None:
