@@ -76,7 +76,7 @@ _KEYWORDS = [
     "x-guidance",
     "$id",
     "unknown",
-    "�",
+    "\udfff",
     "prefixItems",
     "title",
 ]
