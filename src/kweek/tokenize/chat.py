@@ -75,7 +75,11 @@ def encode_turns(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[Chat
 
 
 def encode_prompt(
-    tokenizer: Tokenizer, messages: Sequence[Message], *, think: bool | None = None
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    think: bool | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> list[int]:
     """Ids of a chat up to where the assistant begins to write.
 
@@ -84,12 +88,15 @@ def encode_prompt(
         messages: the chat so far.
         think: true opens the thinking, false closes it at once, None leaves it to the model. A template that
             knows no `enable_thinking` ignores false, a vocabulary without `<think>` ignores true.
+        tools: descriptions in OpenAI's form, for templates that show them; content like any other.
 
     Raises:
         DataError: messages that no chat has, or that the template refuses.
         GuardError: no template.
     """
     variables: dict[str, Any] = {"add_generation_prompt": True}
+    if tools:
+        variables["tools"] = tokenizer.shield.protect_all(list(tools))
     if think is not None:
         variables["enable_thinking"] = think
     safe = _safe_messages(tokenizer, messages)
