@@ -12,6 +12,7 @@ from serve_process import Running, end, start
 
 from kweek.engine.constraints import Vocabulary
 from kweek.engine.engine import Engine
+from kweek.model.checkpoint import save_model
 from kweek.model.network import Network
 from kweek.tokenize.tokenizer import Tokenizer
 
@@ -37,5 +38,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.fixture(scope="session")
 def server(trained: Trained) -> Iterator[Running]:
     running = start(trained.folder)
+    yield running
+    end(running)
+
+
+@pytest.fixture(scope="session")
+def tool_server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The same weights with a template that shows tools."""
+    folder = tmp_path_factory.mktemp("tools") / "caller"
+    tokenizer = trained.tokenizer
+    save_model(folder, trained.network)
+    Tokenizer(tokenizer.definition, tokenizer.config, serve_models.TOOL_TEMPLATE).save(folder)
+    running = start(folder)
     yield running
     end(running)

@@ -38,6 +38,16 @@ CHATS = [
     [{"role": "user", "content": LONG}, {"role": "assistant", "content": LONG_ANSWER}],
 ]
 
+#: How Qwen's template shows tools and calls, in short.
+TOOL_TEMPLATE = """{%- if tools %}<|im_start|>system
+<tool_call>{% for tool in tools %} {{ tool.function.name }}{% endfor %}<|im_end|>
+{% endif %}{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content or '' }}{% for call in message.tool_calls or [] %}<tool_call>
+{{ {"name": call.function.name, "arguments": call.function.arguments} | tojson }}
+</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
 
 def make_model(folder: Path, steps: int = 220) -> tuple[Network, Tokenizer]:
     """Train for a few seconds and save; greedy answers to the four questions are then the four answers."""

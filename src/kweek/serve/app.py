@@ -15,10 +15,11 @@ from starlette.routing import Route
 
 from kweek.errors import KweekError
 from kweek.serve.bodies import DetokenizeBody, TokenizeBody, parse
-from kweek.serve.chats import Chats, read_messages
+from kweek.serve.chats import Chats
 from kweek.serve.completions import Completions
 from kweek.serve.exchange import gone, read_body, refuse
 from kweek.serve.guard import Guard
+from kweek.serve.messages import read_messages
 from kweek.serve.model import ServedModel
 from kweek.serve.refusal import Refusal
 from kweek.serve.worker import Worker

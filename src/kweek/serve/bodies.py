@@ -117,6 +117,21 @@ class ResponseFormat(Body):
         return self.json_schema.schema_
 
 
+class Function(BaseModel):
+    """What a tool is called and takes; further keys (`strict`, ...) are shown to the model as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(min_length=1, max_length=256)
+
+
+class Tool(Body):
+    """A tool that the model may call."""
+
+    type: Literal["function"]
+    function: Function
+
+
 class TemplateOptions(Body):
     """`chat_template_kwargs` as vLLM has them: whether the model is to think first."""
 
@@ -133,6 +148,9 @@ class ChatBody(SamplingBody):
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAX_TOP)
     response_format: ResponseFormat | None = None
+    tools: list[Tool] = Field(default_factory=list)
+    #: the model decides.
+    tool_choice: str | dict[str, Any] = "auto"
     chat_template_kwargs: TemplateOptions = Field(default_factory=TemplateOptions)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +13,18 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from kweek.protocols import Constraint
 from kweek.protocols import Request as Generation
 from kweek.serve.bodies import ChatBody, parse
 from kweek.serve.choice import Choice, Update, follow, usage
 from kweek.serve.exchange import EventStream, gone, read_body, while_connected
 from kweek.serve.logprobs import TokenScore, chat_logprobs, prompt_logprobs
+from kweek.serve.messages import read_messages
 from kweek.serve.model import Prompt, ServedModel
 from kweek.serve.refusal import Refusal
+from kweek.serve.tool_calls import ToolCalls, chosen
 from kweek.serve.worker import Worker
 from kweek.serve.writing import Writing, is_thinking
-
-#: What a message may hold; whatever else is null is left out, as clients send back what they were sent.
-_MESSAGE_FIELDS = frozenset({"role", "content", "name", "reasoning_content", "tool_calls", "tool_call_id"})
 
 
 @dataclass
@@ -37,6 +36,13 @@ class _Job:
     requests: list[Generation]
     choices: list[Choice]
     head: dict[str, Any]
+    calls: dict[int, ToolCalls]  # by choice; empty where there are no tools
+
+    def finish_reason(self, choice: Choice) -> str | None:
+        """Why a choice has ended, None while it has not."""
+        calls = self.calls.get(choice.index)
+        called = choice.finish_reason == "stop" and calls is not None and calls.found
+        return "tool_calls" if called else choice.finish_reason
 
 
 class Chats:
@@ -64,22 +70,21 @@ class Chats:
         model = self._model
         if body.top_logprobs and not body.logprobs:
             raise Refusal("Alternatives need logprobs to be true.", param="top_logprobs")
-        schema = None if body.response_format is None else body.response_format.schema_of_answer
+        constraint = self._constraint(body)
         think = body.chat_template_kwargs.enable_thinking
-        if schema is not None:
+        if constraint is not None:
             if think:
-                raise Refusal("An answer under a schema has no thought before it.", param="response_format")
+                raise Refusal("A prescribed answer has no thought before it.", param="chat_template_kwargs")
             think = False
-        prompt = Prompt(model.encode_messages(read_messages(body.messages), think))
+        tools = [tool.model_dump() for tool in body.tools] if body.tool_choice != "none" else []
+        prompt = Prompt(model.encode_messages(read_messages(body.messages), think, tools))
         field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         num_new = model.num_new_tokens(len(prompt.ids), asked, "messages" if asked is None else field)
         thinking = is_thinking(model.tokenizer, prompt.ids)
-        more: dict[str, Any] = {"interceptor": model.tool}
-        if schema is not None:
-            if thinking:
-                raise Refusal("The template of this model always thinks first.", param="response_format")
-            more = {"constraint": model.constraint(schema)}
+        if constraint is not None and thinking:
+            raise Refusal("The template of this model always thinks first.", param="messages")
+        more: dict[str, Any] = {"constraint": constraint} if constraint else {"interceptor": model.tool}
         requests = model.requests(prompt.ids, num_new, body, num_top=body.top_logprobs, **more)
         stops = [stop.encode() for stop in body.stops]
         choices = [
@@ -92,7 +97,20 @@ class Chats:
             "created": int(time.time()),
             "model": model.name,
         }
-        return _Job(body, prompt, requests, choices, head)
+        calls = {choice.index: ToolCalls() for choice in choices} if tools else {}
+        return _Job(body, prompt, requests, choices, head, calls)
+
+    def _constraint(self, body: ChatBody) -> Callable[[], Constraint] | None:
+        """What the answer has to be, by `response_format` or by `tool_choice`."""
+        schema = None if body.response_format is None else body.response_format.schema_of_answer
+        called = chosen([tool.model_dump() for tool in body.tools], body.tool_choice)
+        if schema is not None and called is not None:
+            raise Refusal("An answer is either a call or under a schema.", param="tool_choice")
+        if called is not None and not called:
+            raise Refusal("There are no tools.", param="tool_choice", code="invalid_value")
+        if schema is not None:
+            return self._model.schema_constraint(schema)
+        return None if called is None else self._model.call_constraint(called)
 
     async def _updates(self, job: _Job) -> AsyncGenerator[Update, None]:
         """Score the prompt where asked for, then generate."""
@@ -109,7 +127,16 @@ class Chats:
             pass
         shown = []
         for choice in job.choices:
-            message = {"role": "assistant", "content": choice.text["content"], "refusal": None}
+            message: dict[str, Any] = {
+                "role": "assistant",
+                "content": choice.text["content"],
+                "refusal": None,
+            }
+            calls = job.calls.get(choice.index)
+            if calls is not None:
+                message["content"] = calls.take(message["content"])[0] + calls.finish()
+                if calls.found:
+                    message |= {"content": message["content"] or None, "tool_calls": calls.found}
             if reasoning := choice.text["reasoning_content"]:
                 message["reasoning_content"] = reasoning
             shown.append(
@@ -117,7 +144,7 @@ class Chats:
                     "index": choice.index,
                     "message": message,
                     "logprobs": self._logprobs(job, choice.scores),
-                    "finish_reason": choice.finish_reason,
+                    "finish_reason": job.finish_reason(choice),
                 }
             )
         answer = {**job.head, "choices": shown, "usage": usage(job.choices, 1, thoughts=True)}
@@ -134,7 +161,7 @@ class Chats:
                 choice = update.choice
                 if choice.index not in begun:
                     begun.add(choice.index)
-                    opening = self._chunk(choice, {"role": "assistant", "content": ""}, None)
+                    opening = _chunk(choice, {"role": "assistant", "content": ""})
                     if len(begun) == 1 and job.body.prompt_logprobs is not None:
                         yield {**head, "choices": [opening], "prompt_logprobs": self._prompt_logprobs(job)}
                     else:
@@ -148,27 +175,27 @@ class Chats:
     def _chunks(self, job: _Job, update: Update) -> list[dict[str, Any]]:
         """What a stream says of an update: a chunk for each part, the log-probabilities with the first."""
         choice = update.choice
-        scores: Sequence[TokenScore] = ()
-        if update.ended or not job.body.top_logprobs:  # alternatives are known only at the end
-            scores = choice.tell()
-        deltas: list[dict[str, str]] = [{piece.part: piece.text} for piece in update.pieces] or [{}]
-        if update.ended and deltas != [{}]:
-            deltas.append({})
-        told = [self._logprobs(job, scores), *[None] * (len(deltas) - 1)]
-        chunks = [self._chunk(choice, delta, shown) for delta, shown in zip(deltas, told, strict=True)]
-        for chunk in chunks[:-1]:
-            chunk["finish_reason"] = None
+        chunks = [_chunk(choice, delta) for delta in self._deltas(job, update)]
+        if update.ended:
+            chunks.append(_chunk(choice, {}) | {"finish_reason": job.finish_reason(choice)})
+        if chunks and (update.ended or not job.body.top_logprobs):  # alternatives are known only at the end
+            chunks[0]["logprobs"] = self._logprobs(job, choice.tell())
         return chunks
 
-    def _chunk(
-        self, choice: Choice, delta: Mapping[str, str], logprobs: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        return {
-            "index": choice.index,
-            "delta": delta,
-            "logprobs": logprobs,
-            "finish_reason": choice.finish_reason,
-        }
+    def _deltas(self, job: _Job, update: Update) -> Iterator[dict[str, Any]]:
+        """What is new in a message: text of a part, or whole calls."""
+        calls = job.calls.get(update.choice.index)
+        for piece in update.pieces:
+            text, found = piece.text, list[dict[str, Any]]()
+            if calls is not None and piece.part == "content":
+                text, found = calls.take(text)
+            if text:
+                yield {piece.part: text}
+            if found and calls is not None:
+                first = len(calls.found) - len(found)
+                yield {"tool_calls": [{"index": first + i} | call for i, call in enumerate(found)]}
+        if update.ended and calls is not None and (text := calls.finish()):
+            yield {"content": text}
 
     def _logprobs(self, job: _Job, scores: Sequence[TokenScore]) -> dict[str, Any] | None:
         """Those of all new tokens but the one that ends the turn, which is no text."""
@@ -185,51 +212,5 @@ class Chats:
         return prompt_logprobs(self._model.tokenizer, choice.prompt_tokens(), ranks, num_top)
 
 
-def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages as chat templates know them: content as text, arguments of tool calls as objects.
-
-    Raises:
-        Refusal: a field that no message has, or content that is not text, with its place.
-    """
-    found = []
-    for number, message in enumerate(messages):
-        fields = {key: value for key, value in message.items() if value is not None}
-        if unknown := sorted(set(fields) - _MESSAGE_FIELDS):
-            raise Refusal(
-                f"The field {unknown[0]!r} is not supported in a message.",
-                param=f"messages.{number}.{unknown[0]}",
-                code="unknown_parameter",
-            )
-        where = f"messages.{number}.content"
-        fields["content"] = _read_content(fields["content"], where) if "content" in fields else None
-        if "tool_calls" in fields:
-            fields["tool_calls"] = _read_calls(fields["tool_calls"], f"messages.{number}.tool_calls")
-        found.append(fields)
-    return found
-
-
-def _read_content(content: Any, where: str) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise Refusal("Content is a text or a list of texts.", param=where, code="invalid_value")
-    for part in content:
-        if not (
-            isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
-        ):
-            raise Refusal("This model reads text only.", param=where, code="invalid_value")
-    return "\n".join(part["text"] for part in content)
-
-
-def _read_calls(calls: Any, where: str) -> list[dict[str, Any]]:
-    try:
-        return [
-            {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
-            for call in calls
-        ]
-    except (TypeError, KeyError, ValueError):
-        raise Refusal(
-            "A tool call has a function with a name and its arguments as JSON.",
-            param=where,
-            code="invalid_value",
-        ) from None
+def _chunk(choice: Choice, delta: Mapping[str, Any]) -> dict[str, Any]:
+    return {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": None}

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kweek.engine.constraints import Vocabulary, compile_json_schema
+from kweek.engine.constraints import Vocabulary, compile_json_schema, compile_tools
 from kweek.errors import KweekError
 from kweek.protocols import Constraint, Message, Request, TokenInterceptor
 from kweek.serve.bodies import SamplingBody
 from kweek.serve.prompt_scores import PromptScores
 from kweek.serve.refusal import Refusal
+from kweek.serve.tool_calls import FORM, OPENING
 from kweek.tokenize.chat import encode_prompt
 from kweek.tokenize.tokenizer import Tokenizer
 
@@ -98,18 +99,25 @@ class ServedModel:
                 f"There is no token {wrong}; ids are 0 to {size - 1}.", param=param, code="invalid_value"
             )
 
-    def encode_messages(self, messages: Sequence[Message], think: bool | None) -> list[int]:
+    def encode_messages(
+        self, messages: Sequence[Message], think: bool | None, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
         """Ids of a chat up to where the model begins to write.
 
         Raises:
-            Refusal: messages that the template does not take, or no template.
+            Refusal: messages that the template does not take, no template, or tools that it does not show.
         """
+        template = self.tokenizer.chat_template or ""
+        if tools and not ("tools" in template and OPENING in template):
+            raise Refusal(
+                "The template of this model knows no tools.", param="tools", code="unsupported_value"
+            )
         try:
-            return encode_prompt(self.tokenizer, messages, think=think)
+            return encode_prompt(self.tokenizer, messages, think=think, tools=tools)
         except KweekError as error:
             raise Refusal.of(error, param="messages") from error
 
-    def constraint(self, schema: Mapping[str, Any]) -> Callable[[], Constraint]:
+    def schema_constraint(self, schema: Mapping[str, Any]) -> Callable[[], Constraint]:
         """Makes the constraint of an answer that is JSON under a schema; compiles it, which may take seconds.
 
         Raises:
@@ -120,6 +128,13 @@ class ServedModel:
         except KweekError as error:
             where = f"response_format.json_schema.schema{'.' if error.where else ''}{error.where or ''}"
             raise Refusal.of(error, param=where) from error
+
+    def call_constraint(self, tools: Sequence[Mapping[str, Any]]) -> Callable[[], Constraint]:
+        """The same for an answer that is a call of one of some tools."""
+        try:
+            return compile_tools(tools, self.vocabulary, form=FORM).start
+        except KweekError as error:
+            raise Refusal.of(error, param=error.where or "tools") from error
 
     def num_new_tokens(self, num_prompt: int, asked: int | None, param: str) -> int:
         """How many tokens may be generated: as many as asked for, or all that there is room for.
