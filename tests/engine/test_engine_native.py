@@ -107,6 +107,28 @@ def test_a_fork_and_a_larger_capacity_go_on_with_the_same_bits():
     assert np.array_equal(backend.forward([Fed(1, 30, ids[30:])], [19])[0], expected)
 
 
+def test_two_threads_give_the_bits_of_one():
+    network = random_network(**LAYOUTS["qwen3, grouped"])
+    draw = np.random.default_rng(9)
+    texts = [draw.integers(0, 288, length).tolist() for length in (60, 1, 17, 40, 3)]
+    found = []
+    for threads in (1, 2, 3):
+        backend = NativeBackend(network, num_slots=6, threads=threads)
+        uniforms = np.random.default_rng(10).random((4, 5))
+        rows = np.zeros(5, ROW)
+        fed = [Fed(5, 0, texts[0])]  # a slot without a row
+        for i, slot in enumerate((0, 1, 2, 3, 3)):
+            text = texts[slot] if i < 4 else [*texts[3], 11]
+            rows[i]["slot"], rows[i]["position"], rows[i]["token"] = slot, len(text) - 1, text[-1]
+            rows[i]["remaining"], rows[i]["temperature"], rows[i]["top_p"] = 1, 1.0, 1.0
+            rows[i]["uniforms"] = uniforms[i % 4].ctypes.data
+            if i < 4 and len(text) > 1:
+                fed.append(Fed(slot, 0, text[:-1]))
+        choices = backend.run(rows, 1, fed)
+        found.append((choices.tobytes(), backend.logits[:5].tobytes(), backend.lse[:5].tobytes()))
+    assert found[0] == found[1] == found[2]
+
+
 def test_more_rows_than_a_call_holds_are_refused():
     backend = NativeBackend(random_network(**LAYOUTS["qwen3, grouped"]), num_slots=1)
     with pytest.raises(ValueError, match="257"):

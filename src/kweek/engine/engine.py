@@ -38,6 +38,7 @@ class Engine:
             and as exact as 4 and 8 bits are.
         kv: how it holds keys and values.
         num_slots: generations that run at once; the rest wait.
+        threads: of the native library; see `NativeBackend`.
         speculation: guesses tokens ahead, with the same result.
     """
 
@@ -50,10 +51,12 @@ class Engine:
         weights: WeightFormat = "f32",
         kv: KVFormat = "f32",
         num_slots: int = NUM_SLOTS,
+        threads: int = 1,
         speculation: Speculation | None = None,
     ) -> None:
         self.network, self.should_stop, self.speculation = network, should_stop, speculation
-        self._token_bytes, self._weights, self._kv, self._num_slots = token_bytes, weights, kv, num_slots
+        self._token_bytes, self._weights, self._kv = token_bytes, weights, kv
+        self._num_slots, self._threads = num_slots, threads
         self._version: tuple[tuple[int, int], ...] = ()
         self._scheduler: Scheduler | None = None
 
@@ -136,7 +139,9 @@ class Engine:
     def _make(self) -> Backend:
         num_slots = self._num_slots + SCORE_SLOTS
         try:
-            return NativeBackend(self.network, self._weights, kv=self._kv, num_slots=num_slots)
+            return NativeBackend(
+                self.network, self._weights, kv=self._kv, num_slots=num_slots, threads=self._threads
+            )
         except KweekError as error:
             _say_once(f"{error}; generating with torch, several times slower")
         return EagerBackend(self.network, num_slots=num_slots)

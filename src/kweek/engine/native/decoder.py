@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
@@ -32,6 +34,30 @@ def _stride(tokens: int) -> int:
     return TILE * (blocks + 1 - blocks % 2)
 
 
+class _Lane:
+    """What one thread works with."""
+
+    def __init__(self, library: ctypes.CDLL, model: native.Model) -> None:
+        self._library = library
+        self.scratch = library.kw_scratch_new(ctypes.byref(model), MAX_ROWS)
+        if not self.scratch:
+            raise MemoryError("no memory for the engine's activations")
+        self.work = aligned(np.zeros(library.kw_work_bytes(ctypes.byref(model)), np.uint8))
+
+    def __del__(self) -> None:
+        if getattr(self, "scratch", None):
+            self._library.kw_scratch_free(self.scratch)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The rows `first` to `last` - 1 of a call, and what is fed beside them."""
+
+    first: int
+    last: int
+    fed: Sequence[Fed]
+
+
 class NativeBackend:
     """The weights of a network at one moment, and slots.
 
@@ -41,6 +67,8 @@ class NativeBackend:
             activations in 8 bits.
         kv: of keys and values.
         num_slots: sequences held at once.
+        threads: rows of a call are shared out between them; one row gains nothing. 1 because whoever wants several
+            cores used does better with several processes.
         target: instruction set; None takes the best of this processor.
     """
 
@@ -51,6 +79,7 @@ class NativeBackend:
         *,
         kv: KVFormat = "f32",
         num_slots: int = 64,
+        threads: int = 1,
         target: str | None = None,
     ) -> None:
         self.config, self.form, self.num_slots = network.config, form, num_slots
@@ -61,16 +90,13 @@ class NativeBackend:
         self.model = self._pack(network, form)
         self.capacity = 0
         self._cache = np.zeros(0, np.uint8)
+        self._lanes: list[_Lane] = []
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads - 1, "kweek-engine") if threads > 1 else None
         self.reserve(FIRST_CAPACITY)
-        self._scratch = self._library.kw_scratch_new(ctypes.byref(self.model), MAX_ROWS)
-        self._work = aligned(np.zeros(self._library.kw_work_bytes(ctypes.byref(self.model)), np.uint8))
         self.stride = -(-self.config.vocab_size // TILE) * TILE
         self.logits = np.zeros((MAX_ROWS, self.stride), np.float32)
         self.lse = np.zeros(MAX_ROWS, np.float32)
-
-    def __del__(self) -> None:
-        if getattr(self, "_scratch", None):
-            self._library.kw_scratch_free(self._scratch)
 
     def reserve(self, tokens: int) -> None:
         """See `Backend`."""
@@ -90,23 +116,40 @@ class NativeBackend:
         for (keys, values), (old_keys, old_values) in zip(
             self._views(self._cache, self.capacity), self._views(old, before) if before else [], strict=False
         ):
-            keys[..., :before], values[..., :before, :] = old_keys, old_values
-        if before:  # the scratch holds scores of a whole slot
-            self._library.kw_scratch_free(self._scratch)
-            self._scratch = self._library.kw_scratch_new(ctypes.byref(self.model), MAX_ROWS)
+            if old_keys[..., 0].any():  # an untouched slot costs no memory yet, and shall not
+                keys[..., :before], values[..., :before, :] = old_keys, old_values
+        # A lane holds the scores of a whole slot.
+        self._lanes = [_Lane(self._library, self.model) for _ in range(self._threads)]
 
     def run(self, rows: Rows, steps: int = 1, fed: Sequence[Fed] = ()) -> npt.NDArray[np.void]:
         """See `Backend`."""
-        tokens, slots, positions = _flat(fed)
+        total = len(rows) + sum(len(piece.token_ids) for piece in fed)
+        if total > MAX_ROWS:
+            raise ValueError(f"{total} rows and fed tokens are more than {MAX_ROWS}")
         choices = np.zeros((len(rows), steps), CHOICE)
-        made = self._library.kw_run(
-            ctypes.byref(self.model), self._scratch, self._cache.ctypes.data, len(rows), rows.ctypes.data, steps,
-            len(tokens), tokens.ctypes.data, slots.ctypes.data, positions.ctypes.data, choices.ctypes.data,
-            self.logits.ctypes.data, self.stride, self.lse.ctypes.data, self._work.ctypes.data,
-        )  # fmt: skip
-        if made < 0:
-            raise ValueError(f"{len(rows)} rows and {len(tokens)} fed tokens are more than {MAX_ROWS}")
+        shares = _shares(rows, fed, self._threads)
+        lanes = zip(self._lanes, shares, strict=False)
+        others = (
+            [self._pool.submit(self._run, *one, rows, choices) for one in list(lanes)[1:]]
+            if self._pool
+            else []
+        )
+        self._run(self._lanes[0], shares[0], rows, choices)
+        for other in others:
+            other.result()
         return choices
+
+    def _run(self, lane: _Lane, share: _Share, rows: Rows, choices: npt.NDArray[np.void]) -> None:
+        """A share of a call: its rows write their own part of everything."""
+        tokens, slots, positions = _flat(share.fed)
+        first, steps = share.first, choices.shape[1]
+        self._library.kw_run(
+            ctypes.byref(self.model), lane.scratch, self._cache.ctypes.data, share.last - first,
+            rows.ctypes.data + first * rows.itemsize, steps, len(tokens), tokens.ctypes.data, slots.ctypes.data,
+            positions.ctypes.data, choices.ctypes.data + first * steps * choices.itemsize,
+            self.logits.ctypes.data + first * self.stride * 4, self.stride, self.lse.ctypes.data + first * 4,
+            lane.work.ctypes.data,
+        )  # fmt: skip
 
     def forward(self, fed: Sequence[Fed], wanted: Sequence[int]) -> npt.NDArray[np.float32]:
         """See `Backend`."""
@@ -115,7 +158,7 @@ class NativeBackend:
             raise ValueError(f"{len(tokens)} fed tokens are more than {MAX_ROWS}")
         offsets = np.asarray(wanted, np.int32)
         self._library.kw_step(
-            ctypes.byref(self.model), self._scratch, self._cache.ctypes.data, len(tokens), tokens.ctypes.data,
+            ctypes.byref(self.model), self._lanes[0].scratch, self._cache.ctypes.data, len(tokens), tokens.ctypes.data,
             slots.ctypes.data, positions.ctypes.data, len(offsets), offsets.ctypes.data, self.logits.ctypes.data,
             self.stride,
         )  # fmt: skip
@@ -127,7 +170,7 @@ class NativeBackend:
         found = np.zeros(len(wanted), np.float32)
         self._library.kw_logprobs(
             ctypes.byref(self.model), len(wanted), self.logits.ctypes.data, self.stride, wanted.ctypes.data,
-            found.ctypes.data, self._work.ctypes.data,
+            found.ctypes.data, self._lanes[0].work.ctypes.data,
         )  # fmt: skip
         return [float(value) for value in found]
 
@@ -205,3 +248,36 @@ def _flat(fed: Sequence[Fed]) -> tuple[Ints, Ints, Ints]:
     slots = np.array([piece.slot for piece in fed for _ in piece.token_ids], np.int32)
     positions = np.array([piece.position + i for piece in fed for i in range(len(piece.token_ids))], np.int32)
     return tokens, slots, positions
+
+
+def _shares(rows: Rows, fed: Sequence[Fed], count: int) -> list[_Share]:
+    """A call in shares of about as many rows; a slot is all in one of them, since its rows read one another."""
+    if count == 1:
+        return [_Share(0, len(rows), fed)]
+    numbers = rows["slot"].tolist()
+    cost = [1] * len(numbers)
+    pieces: dict[int, list[Fed]] = {}
+    for piece in fed:
+        pieces.setdefault(piece.slot, []).append(piece)
+    for place, slot in enumerate(numbers):
+        cost[place] += sum(len(piece.token_ids) for piece in pieces.get(slot, ()))
+    alone = [piece for piece in fed if piece.slot not in set(numbers)]
+    target = (sum(cost) + sum(len(piece.token_ids) for piece in alone)) / count
+    shares: list[_Share] = []
+    first = 0
+    for number in range(count):
+        last, load = first, 0.0
+        mine: list[Fed] = []
+        while last < len(numbers) and (
+            number == count - 1 or load < target or (numbers[last] == numbers[last - 1] and last > first)
+        ):
+            if last == first or numbers[last] != numbers[last - 1]:
+                mine += pieces.get(numbers[last], [])
+            load += cost[last]
+            last += 1
+        while alone and (number == count - 1 or load < target):
+            mine.append(alone.pop(0))
+            load += len(mine[-1].token_ids)
+        shares.append(_Share(first, last, mine))
+        first = last
+    return shares
