@@ -49,8 +49,10 @@ def chat(
     _converse(session, familiar, folder)
 
 
-def find_model(where: Path, stage: str | None) -> tuple[Path, bool]:
-    """The model folder meant, and whether one of our recipes grew it."""
+def find_model(
+    where: Path, stage: str | None, preferred: tuple[str, ...] = _PREFERRED
+) -> tuple[Path, bool]:
+    """The model folder meant, and whether one of our recipes grew it; of a run's stages the first of the preferred."""
     from kweek.errors import ConfigError
     from kweek.recipe.folder import RunFolder
     from kweek.recipe.registry import nearest
@@ -70,9 +72,9 @@ def find_model(where: Path, stage: str | None) -> tuple[Path, bool]:
         for s in read_json(run.summary_json)["stages"]
         if s["status"] in ("done", "cached")
     }
-    models = [name for name in done if done[name] in _PREFERRED]
+    models = [name for name in done if done[name] in preferred]
     if stage is None:
-        for kind in _PREFERRED:
+        for kind in preferred:
             found = [name for name in models if done[name] == kind]
             if found:
                 return run.artifact(found[0]), True

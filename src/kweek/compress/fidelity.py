@@ -93,5 +93,5 @@ class Reference:
 @torch.no_grad()
 def _hidden(network: Network, batch: Batch) -> Tensor:
     """Final hidden states of the real tokens, (N, D)."""
-    hidden_BTD = network(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask_B1TT)
+    hidden_BTD: Tensor = network(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask_B1TT)
     return hidden_BTD[batch.weights_BT > 0]

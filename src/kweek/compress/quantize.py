@@ -8,10 +8,9 @@ they are given fewer bits too.
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -129,7 +128,7 @@ def quantize_network(
         codes, scales = {}, {}
         for name, weight in matrices.items():
             codes[name], scales[name] = _by_part(network, name, weight, widths, rounded)
-        return _assemble(network, widths, codes, scales, _rounded(network, codes))
+        return assemble(network, widths, codes, scales, _rounded(network, codes))
     batches = calibration_batches(calibration, row_length, seed)
     read = batches[: max(1, HESSIAN_TOKENS // (row_length * _ROWS_PER_BATCH))]
     codes, scales, errors = _compensate(network, matrices, widths, collect(network, read), progress)
@@ -139,8 +138,9 @@ def quantize_network(
     flop = _num_flops(
         network, matrices, row_length, _num_tokens(read), _num_tokens(batches) if tune_rest else 0
     )
-    made = _assemble(network, widths, codes, scales, plain)
-    return dataclasses.replace(made, errors=errors, flop=flop, num_tokens=_num_tokens(batches))
+    return assemble(
+        network, widths, codes, scales, plain, errors=errors, flop=flop, num_tokens=_num_tokens(batches)
+    )
 
 
 def _compensate(
@@ -228,7 +228,9 @@ def _by_part(
     return tuple(torch.cat([pair[at][rows] for pair, rows in chosen]) for at in (0, 1))  # type: ignore[return-value]
 
 
-def calibration_batches(sequences: Sequence[Sequence[int]], row_length: int, seed: int) -> list[Batch]:
+def calibration_batches(
+    sequences: Sequence[Sequence[int]], row_length: int, seed: int, rows_per_batch: int = _ROWS_PER_BATCH
+) -> list[Batch]:
     """Sequences packed into rows of at most `row_length` tokens, in an order keyed by the seed.
 
     Sequences in one row do not see each other. Pieces of a long sequence after the first begin without context.
@@ -246,7 +248,7 @@ def calibration_batches(sequences: Sequence[Sequence[int]], row_length: int, see
     rows = pack(segments, row_length)
     order = np.random.default_rng(seed).permutation(len(rows))
     shuffled = [rows[index] for index in order]
-    return [collate(shuffled[at : at + _ROWS_PER_BATCH]) for at in range(0, len(shuffled), _ROWS_PER_BATCH)]
+    return [collate(shuffled[at : at + rows_per_batch]) for at in range(0, len(shuffled), rows_per_batch)]
 
 
 def _matrices(network: Network, widths: Mapping[str, int]) -> dict[str, Tensor]:
@@ -281,14 +283,15 @@ def parts_of(network: Network, name: str) -> dict[str, slice]:
     return parts
 
 
-def _assemble(
+def assemble(
     network: Network,
     widths: Mapping[str, int],
     codes: Mapping[str, Tensor],
     scales: Mapping[str, Tensor],
     plain: Mapping[str, Tensor],
+    **figures: Any,
 ) -> QuantizedModel:
-    """The quantised network and its stored tensors."""
+    """The quantised network with its stored tensors; `figures` are the further attributes of `QuantizedModel`."""
     result = copy.deepcopy(network)
     tensors = {}
     with torch.no_grad():
@@ -297,7 +300,7 @@ def _assemble(
     for name in codes:
         for part, rows in parts_of(network, name).items():
             tensors[part] = QuantizedTensor.from_codes(codes[name][rows], scales[name][rows], widths[part])
-    return QuantizedModel(result, tensors, codes, scales)
+    return QuantizedModel(result, tensors, codes, scales, **figures)
 
 
 def _num_tokens(batches: Sequence[Batch]) -> int:

@@ -66,7 +66,7 @@ def tune(
     for step, batch in enumerate(batches):
         parameters = {name: dequantize(codes[name], part.value()) for name, part in tuned_scales.items()}
         parameters |= {name: part.value() for name, part in plain.items()}
-        loss = _divergence(network, parameters, batch)
+        loss = divergence_of(network, parameters, batch)
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         adam.param_groups[0]["lr"] = LEARNING_RATE * min((step + 1) / _WARMUP, 1 - step / len(batches))
@@ -79,7 +79,7 @@ def tune(
         )
 
 
-def _divergence(network: Network, parameters: dict[str, Tensor], batch: Batch) -> Tensor:
+def divergence_of(network: Network, parameters: dict[str, Tensor], batch: Batch) -> Tensor:
     """Mean over real tokens of KL(original || network with these parameters), in nats."""
     arguments = {"positions_BT": batch.positions_BT, "mask": batch.mask_B1TT}
     valid_BT = batch.weights_BT > 0
