@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 
 def chat(
-    where: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A run folder or a model folder.")],
+    where: Annotated[
+        Path | None, typer.Argument(metavar="RUN|MODEL", help="A run folder or a model folder.")
+    ] = None,
     message: Annotated[str | None, typer.Option("-m", "--message", help="Ask this once and leave.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Stage of the run whose model to use.")] = None,
     temperature: Annotated[
@@ -31,14 +33,35 @@ def chat(
     ] = 0.0,
     max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)] = 256,
     seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
+    blind: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--blind", help="Two models instead of one: choose between answers without knowing whose."
+        ),
+    ] = None,
+    record: Annotated[Path, typer.Option("--record", help="File for the pairs of --blind.")] = Path(
+        "blind.jsonl"
+    ),
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON (with -m).")] = False,
 ) -> None:
     """Talk to a model; its thinking and its tool calls are shown as they happen.
 
-    Examples: kweek chat runs/laptop · kweek chat runs/laptop -m "What is 12+7?" --json · kweek chat models/smollm2-135m
+    Examples: kweek chat runs/laptop · kweek chat runs/laptop -m "What is 12+7?" --json · kweek chat
+    models/smollm2-135m · kweek chat --blind runs/laptop/artifacts/rl runs/laptop/artifacts/quantized
     """
     from kweek.errors import ConfigError
 
+    if blind is not None:
+        if where is not None or message is not None or as_json:
+            raise ConfigError(
+                "--blind takes two models and asks you", where="--blind", fix="kweek chat --blind A B"
+            )
+        _blind(blind, record, temperature, max_tokens, seed)
+        return
+    if where is None:
+        raise ConfigError(
+            "no model is named", fix="kweek chat RUN, kweek chat MODEL, or kweek chat --blind A B"
+        )
     if as_json and message is None:
         raise ConfigError("--json needs a message", fix='add -m "your question"')
     folder, grown = find_model(where, model)
@@ -49,9 +72,23 @@ def chat(
     _converse(session, familiar, folder)
 
 
-def find_model(
-    where: Path, stage: str | None, preferred: tuple[str, ...] = _PREFERRED
-) -> tuple[Path, bool]:
+def _blind(pair: tuple[Path, Path], record: Path, temperature: float, max_tokens: int, seed: int) -> None:
+    """Hold a blind trial of two models."""
+    from kweek.cli.blind import hold
+    from kweek.errors import ConfigError
+    from kweek.store.records import Records
+    from kweek.system.blind import BlindTrial
+
+    if pair[0].resolve() == pair[1].resolve():
+        raise ConfigError("both are the same model", where="--blind", fix="name two")
+    sessions = {
+        str(where): _open(find_model(where, None)[0], False, temperature, max_tokens, seed)[0]
+        for where in pair
+    }
+    hold(BlindTrial(sessions, Records(record)), record)
+
+
+def find_model(where: Path, stage: str | None, preferred: tuple[str, ...] = _PREFERRED) -> tuple[Path, bool]:
     """The model folder meant, and whether one of our recipes grew it; of a run's stages the first of the preferred."""
     from kweek.errors import ConfigError
     from kweek.recipe.folder import RunFolder
