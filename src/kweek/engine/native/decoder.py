@@ -116,8 +116,8 @@ class NativeBackend:
         for (keys, values), (old_keys, old_values) in zip(
             self._views(self._cache, self.capacity), self._views(old, before) if before else [], strict=False
         ):
-            if old_keys[..., 0].any():  # an untouched slot costs no memory yet, and shall not
-                keys[..., :before], values[..., :before, :] = old_keys, old_values
+            if old_keys[:, 0].any():  # an untouched slot costs no memory yet, and shall not
+                keys[:, : before // TILE], values[:, :before] = old_keys, old_values
         # A lane holds the scores of a whole slot.
         self._lanes = [_Lane(self._library, self.model) for _ in range(self._threads)]
 
@@ -181,14 +181,14 @@ class NativeBackend:
     def _views(
         self, cache: npt.NDArray[np.uint8], capacity: int
     ) -> list[tuple[npt.NDArray[np.generic], ...]]:
-        """Keys (K, E, C) and values (K, C, E padded) of every slot and layer."""
+        """Keys (K, C / 16, E, 16) and values (K, C, E padded) of every slot and layer."""
         config, dtype = self.config, np.float16 if self._half else np.float32
         padded = -(-config.head_dim // TILE) * TILE
         numbers = cache.view(dtype).reshape(self.num_slots * config.num_layers, -1)
         split = config.num_kv_heads * config.head_dim * capacity
         return [
             (
-                row[:split].reshape(config.num_kv_heads, config.head_dim, capacity),
+                row[:split].reshape(config.num_kv_heads, capacity // TILE, config.head_dim, TILE),
                 row[split:].reshape(config.num_kv_heads, capacity, padded),
             )
             for row in numbers

@@ -25,8 +25,17 @@
 #define SCALE_BLOCK (2 * TILE)
 #define INLINE static inline __attribute__((always_inline))
 
-typedef float v16 __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t i16 __attribute__((vector_size(64), aligned(4), may_alias));
+/* `vec` is what the instruction set holds in one register: compilers split longer vectors badly. */
+#if defined(__AVX512F__)
+#define WIDTH 16
+#elif defined(__AVX2__)
+#define WIDTH 8
+#else
+#define WIDTH 4
+#endif
+#define PARTS (TILE / WIDTH) /* registers of a tile */
+typedef float vec __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 
 enum { KW_F32 = 0, KW_F16 = 1, KW_Q8 = 2, KW_Q4 = 3 };
 
@@ -62,56 +71,57 @@ INLINE uint16_t float_to_half(float f) { /* to nearest even; for the cache of ke
 #endif
 }
 
-INLINE v16 load16(const float *p) { v16 v; memcpy(&v, p, 64); return v; }
-INLINE void store16(float *p, v16 v) { memcpy(p, &v, 64); }
-INLINE v16 splat(float x) { return (v16){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+INLINE vec load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
+INLINE void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
+INLINE vec splat(float x) { return x - (vec){0}; }
 
-INLINE v16 load16_half(const uint16_t *p) {
+INLINE vec load_half(const uint16_t *p) {
 #if defined(__AVX512F__)
-    return (v16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 #elif defined(__F16C__)
-    union { v16 v; __m256 h[2]; } out;
-    out.h[0] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
-    out.h[1] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)));
-    return out.v;
+    return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 #else
-    v16 v;
-    for (int i = 0; i < 16; i++) v[i] = half_to_float(p[i]);
+    vec v;
+    for (int i = 0; i < WIDTH; i++) v[i] = half_to_float(p[i]);
     return v;
 #endif
 }
 
-INLINE float sum16(v16 v) { /* in pairs, always the same ones */
-    float s[16];
-    store16(s, v);
-    for (int step = 8; step; step /= 2)
+/* f32 or f16 numbers, from number `at` on; `half` is a constant where this is called. */
+INLINE vec load_number(const void *p, size_t at, const int half) {
+    return half ? load_half((const uint16_t *)p + at) : load((const float *)p + at);
+}
+
+INLINE float sum_of(vec v) { /* in pairs, always the same ones */
+    float s[WIDTH];
+    store(s, v);
+    for (int step = WIDTH / 2; step; step /= 2)
         for (int i = 0; i < step; i++) s[i] += s[i + step];
     return s[0];
 }
 
-/* exp by 2^n * 2^f, f in [-1/2, 1/2], a polynomial of degree 6 (relative error 2e-7); 0 below -87. */
-INLINE v16 exp16(v16 x) {
-    i16 below = x < splat(-87.0f);
-    v16 limit = splat(88.0f);
-    i16 above = x > limit;
-    x = (v16)(((i16)x & ~above) | ((i16)limit & above));
-    v16 scaled = x * splat(1.44269504088896341f);
-    v16 magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
-    v16 shifted = scaled + magic;
-    i16 n = (i16)shifted - (i16)magic;
-    v16 whole = shifted - magic;
-    v16 f = x - whole * splat(0.693359375f);
-    f = f + whole * splat(2.12194440e-4f); /* ln 2 in two parts (Cephes) */
-    v16 p = splat(1.9875691500e-4f);
+INLINE vec choose_by(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
+
+/* exp by 2^n * 2^f, f in [-1/2, 1/2], a polynomial of degree 6 (relative error 2e-7; Cephes); 0 below -87. */
+INLINE vec exp_of(vec x) {
+    ivec below = x < splat(-87.0f);
+    x = choose_by(x > splat(88.0f), splat(88.0f), x);
+    vec magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+    vec shifted = x * splat(1.44269504088896341f) + magic;
+    ivec n = (ivec)shifted - (ivec)magic;
+    vec whole = shifted - magic;
+    vec f = x - whole * splat(0.693359375f); /* ln 2 in two parts */
+    f = f + whole * splat(2.12194440e-4f);
+    vec p = splat(1.9875691500e-4f);
     p = p * f + splat(1.3981999507e-3f);
     p = p * f + splat(8.3334519073e-3f);
     p = p * f + splat(4.1665795894e-2f);
     p = p * f + splat(1.6666665459e-1f);
     p = p * f + splat(5.0000001201e-1f);
     p = p * f * f + f + splat(1.0f);
-    i16 power = (n + 127) << 23;
-    v16 result = p * (v16)power;
-    return (v16)((i16)result & ~below);
+    ivec power = (n + 127) << 23;
+    vec result = p * (vec)power;
+    return (vec)((ivec)result & ~below);
 }
 
 /* ---- f32 and f16 weights: R rows by T tiles at once ------------------------------------------------------------- */
@@ -119,28 +129,30 @@ INLINE v16 exp16(v16 x) {
 #if defined(__AVX512F__)
 #define FLOAT_ROWS 6
 #define FLOAT_TILES 2
+#elif defined(__AVX2__)
+#define FLOAT_ROWS 6
+#define FLOAT_TILES 1
 #else
-#define FLOAT_ROWS 4
+#define FLOAT_ROWS 2
 #define FLOAT_TILES 1
 #endif
 
-INLINE void float_block(int half, const uint8_t *data, int num_in, const float *x, int stride, float *out, int out_stride,
-                        const int R, const int T) {
-    v16 sum[FLOAT_ROWS][4];
+INLINE void float_block(const int half, const uint8_t *data, int num_in, const float *x, int stride, float *out,
+                        int out_stride, const int R, const int T) {
+    vec sum[FLOAT_ROWS][4 * PARTS];
     size_t tile_bytes = (size_t)num_in * TILE * (half ? 2 : 4);
     for (int r = 0; r < R; r++)
-        for (int t = 0; t < T; t++) sum[r][t] = splat(0.0f);
+        for (int t = 0; t < T * PARTS; t++) sum[r][t] = splat(0.0f);
     for (int k = 0; k < num_in; k++) {
-        v16 w[4];
-        for (int t = 0; t < T; t++) {
-            const uint8_t *at = data + t * tile_bytes;
-            w[t] = half ? load16_half((const uint16_t *)at + (size_t)k * TILE) : load16((const float *)at + (size_t)k * TILE);
-        }
+        vec w[4 * PARTS];
+        for (int t = 0; t < T; t++)
+            for (int p = 0; p < PARTS; p++)
+                w[t * PARTS + p] = load_number(data + t * tile_bytes, (size_t)k * TILE + p * WIDTH, half);
         for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++) sum[r][t] += w[t] * splat(x[(size_t)r * stride + k]);
+            for (int t = 0; t < T * PARTS; t++) sum[r][t] += w[t] * splat(x[(size_t)r * stride + k]);
     }
     for (int r = 0; r < R; r++)
-        for (int t = 0; t < T; t++) store16(out + (size_t)r * out_stride + t * TILE, sum[r][t]);
+        for (int t = 0; t < T * PARTS; t++) store(out + (size_t)r * out_stride + t * WIDTH, sum[r][t]);
 }
 
 /* ---- quantised weights: activations in 8 bits per group of 32 ----------------------------------------------------- */
@@ -276,28 +288,29 @@ INLINE void quant_block(int bits, const uint8_t *data, int groups, const int8_t 
     const size_t tile_bytes = (size_t)groups * (block + SCALE_BLOCK);
     for (int t = 0; t < T; t++)
         for (int r = 0; r < R; r++) {
-            v16 sum = splat(0.0f);
+            float sum[TILE] = {0};
             for (int g = 0; g < groups; g++) {
                 const uint8_t *q = data + t * tile_bytes + (size_t)g * block;
-                const uint8_t *w = data + t * tile_bytes + (size_t)groups * block + g * SCALE_BLOCK;
+                const uint16_t *w = (const uint16_t *)(data + t * tile_bytes + (size_t)groups * block + g * SCALE_BLOCK);
                 const int8_t *at = a + ((size_t)r * groups + g) * GROUP;
                 int32_t dot[TILE];
                 for (int o = 0; o < TILE; o++) dot[o] = bits == 4 ? -8 * sums[(size_t)r * groups + g] : 0;
                 if (bits == 4) {
                     for (int j = 0; j < 4; j++)
                         for (int o = 0; o < TILE; o++)
-                            for (int i = 0; i < 4; i++)
-                                dot[o] += (q[j * 64 + 4 * o + i] & 15) * at[8 * j + i] + (q[j * 64 + 4 * o + i] >> 4) * at[8 * j + 4 + i];
+                            for (int i = 0; i < 4; i++) {
+                                uint8_t both = q[j * 64 + 4 * o + i];
+                                dot[o] += (both & 15) * at[8 * j + i] + (both >> 4) * at[8 * j + 4 + i];
+                            }
                 } else {
                     for (int j = 0; j < 8; j++)
                         for (int o = 0; o < TILE; o++)
                             for (int i = 0; i < 4; i++) dot[o] += (int8_t)q[j * 64 + 4 * o + i] * at[4 * j + i];
                 }
-                v16 whole;
-                for (int o = 0; o < TILE; o++) whole[o] = (float)dot[o];
-                sum += whole * (load16_half((const uint16_t *)w) * splat(scales[(size_t)r * groups + g]));
+                float scale = scales[(size_t)r * groups + g];
+                for (int o = 0; o < TILE; o++) sum[o] += (float)dot[o] * (half_to_float(w[o]) * scale);
             }
-            store16(out + (size_t)r * out_stride + t * TILE, sum);
+            memcpy(out + (size_t)r * out_stride + t * TILE, sum, sizeof sum);
         }
 }
 #endif

@@ -154,7 +154,7 @@ def build(target: str, compiler: Sequence[str] | None = None, out: Path | None =
             [*words, *flags, str(here / "native.c"), "-o", str(made), "-lm"], capture_output=True, text=True
         )
         if done.returncode:
-            first = (done.stderr.strip().splitlines() or ["no message"])[0]
+            first = next((line for line in done.stderr.splitlines() if "error" in line), "no message")
             raise KweekError(f"the C compiler {words[0]} failed: {first}", fix="install gcc or clang")
         made.replace(path)
     return path

@@ -10,15 +10,15 @@ INLINE int tiles_of(const kw_matrix *m) { return (m->num_out + TILE - 1) / TILE;
     case r: float_block(half, data, m->num_in, x, stride, out, out_stride, r, T); break;
 
 /* All rows through T tiles, FLOAT_ROWS at a time: the tiles stay in the nearest cache. */
-INLINE void float_tiles(const kw_matrix *m, int half, int tile, int rows, const float *x, int stride, float *out, int out_stride,
+INLINE void float_tiles(const kw_matrix *m, const int half, int tile, int rows, const float *x, int stride, float *out, int out_stride,
                         const int T) {
     const uint8_t *data = (const uint8_t *)m->data + (size_t)tile * m->num_in * TILE * (half ? 2 : 4);
     out += tile * TILE;
     for (; rows > 0; rows -= FLOAT_ROWS, x += (size_t)FLOAT_ROWS * stride, out += (size_t)FLOAT_ROWS * out_stride)
         switch (rows < FLOAT_ROWS ? rows : FLOAT_ROWS) {
-            FLOAT_CASE(1) FLOAT_CASE(2) FLOAT_CASE(3) FLOAT_CASE(4)
-#if FLOAT_ROWS > 4
-            FLOAT_CASE(5) FLOAT_CASE(6)
+            FLOAT_CASE(1) FLOAT_CASE(2)
+#if FLOAT_ROWS > 2
+            FLOAT_CASE(3) FLOAT_CASE(4) FLOAT_CASE(5) FLOAT_CASE(6)
 #endif
         }
 }
@@ -26,7 +26,7 @@ INLINE void float_tiles(const kw_matrix *m, int half, int tile, int rows, const 
 #define QUANT_CASE(r) \
     case r: quant_block(bits, data, groups, a, scales, sums, out, out_stride, r, T); break;
 
-INLINE void quant_tiles(const kw_matrix *m, int bits, int tile, int rows, const kw_activations *x, float *out, int out_stride,
+INLINE void quant_tiles(const kw_matrix *m, const int bits, int tile, int rows, const kw_activations *x, float *out, int out_stride,
                         const int T) {
     const int groups = m->num_in / GROUP;
     const uint8_t *data = (const uint8_t *)m->data + (size_t)tile * groups * ((bits == 4 ? Q4_BLOCK : Q8_BLOCK) + SCALE_BLOCK);

@@ -26,7 +26,8 @@ typedef struct {
 
 INLINE int padded(int n) { return (n + TILE - 1) / TILE * TILE; }
 
-/* Bytes of keys and values of one slot in one layer: keys [K][E][capacity], then values [K][capacity][E padded]. */
+/* Bytes of keys and values of one slot in one layer: keys [K][capacity / 16][E][16], so that a register holds positions,
+   then values [K][capacity][E padded]. */
 size_t kw_slot_bytes(const kw_model *m) {
     size_t numbers = (size_t)m->num_kv_heads * m->capacity * (m->head_dim + padded(m->head_dim));
     return numbers * (m->kv_half ? 2 : 4);
@@ -45,7 +46,7 @@ kw_scratch *kw_scratch_new(const kw_model *m, int max_rows) {
     s->max_rows = max_rows;
     size_t row = (size_t)max_rows * s->wide;
     s->x = aligned(4 * row), s->normed = aligned(4 * row), s->a = aligned(4 * row), s->b = aligned(4 * row);
-    s->scores = aligned(4 * ((size_t)m->num_heads * padded(m->capacity) + TILE));
+    s->scores = aligned(4 * (4 * (size_t)padded(m->capacity) + TILE)); /* of the heads attended at once */
     s->activations.values = aligned(row);
     s->activations.scales = aligned(4 * row / GROUP + 64);
     s->activations.sums = aligned(4 * row / GROUP + 64);
@@ -60,10 +61,10 @@ void kw_scratch_free(kw_scratch *s) {
 }
 
 static void rms_norm(const float *x, const float *weight, int n, float epsilon, float *out) {
-    v16 squares = splat(0.0f);
+    vec squares = splat(0.0f);
     int i = 0;
-    for (; i + 16 <= n; i += 16) { v16 v = load16(x + i); squares += v * v; }
-    float total = sum16(squares);
+    for (; i + WIDTH <= n; i += WIDTH) { vec v = load(x + i); squares += v * v; }
+    float total = sum_of(squares);
     for (; i < n; i++) total += x[i] * x[i];
     float scale = 1.0f / sqrtf(total / (float)n + epsilon);
     for (i = 0; i < n; i++) out[i] = x[i] * scale * weight[i];
@@ -101,7 +102,7 @@ static void place(const kw_model *m, const kw_layer *layer, float *qkv, int posi
     size_t first = (size_t)m->num_kv_heads * E * C;
     for (int h = 0; h < m->num_kv_heads; h++)
         for (int e = 0; e < E; e++) {
-            size_t key = ((size_t)h * E + e) * C + position, value = first + ((size_t)h * C + position) * V + e;
+            size_t key = (((size_t)h * (C / TILE) + position / TILE) * E + e) * TILE + position % TILE, value = first + ((size_t)h * C + position) * V + e;
             if (m->kv_half) {
                 ((uint16_t *)slot)[key] = float_to_half(keys[h * E + e]);
                 ((uint16_t *)slot)[value] = float_to_half(values[h * E + e]);
@@ -112,43 +113,95 @@ static void place(const kw_model *m, const kw_layer *layer, float *qkv, int posi
         }
 }
 
+/* Products of H queries with B blocks of 16 keys. */
+INLINE void score_blocks(const float *queries, int E, const void *keys, size_t at, float scale, float *scores, int stride,
+                         const int half, const int H, const int B) {
+    vec sum[4][4 * PARTS];
+    for (int h = 0; h < H; h++)
+        for (int b = 0; b < B * PARTS; b++) sum[h][b] = splat(0.0f);
+    for (int e = 0; e < E; e++)
+        for (int b = 0; b < B; b++)
+            for (int p = 0; p < PARTS; p++) {
+                vec key = load_number(keys, at + ((size_t)b * E + e) * TILE + p * WIDTH, half);
+                for (int h = 0; h < H; h++) sum[h][b * PARTS + p] += key * splat(queries[h * E + e]);
+            }
+    for (int h = 0; h < H; h++)
+        for (int b = 0; b < B * PARTS; b++) store(scores + (size_t)h * stride + b * WIDTH, sum[h][b] * splat(scale));
+}
+
+/* Sums of H rows of weights times values, N registers wide. */
+INLINE void mix_values(const float *weights, int stride, int count, const void *values, size_t at, int row, float *out, int E,
+                       const float *inverse, const int half, const int H, const int N) {
+    vec sum[4][8];
+    for (int h = 0; h < H; h++)
+        for (int n = 0; n < N; n++) sum[h][n] = splat(0.0f);
+    for (int t = 0; t < count; t++)
+        for (int n = 0; n < N; n++) {
+            vec value = load_number(values, at + (size_t)t * row + n * WIDTH, half);
+            for (int h = 0; h < H; h++) sum[h][n] += value * splat(weights[(size_t)h * stride + t]);
+        }
+    for (int h = 0; h < H; h++)
+        for (int n = 0; n < N; n++) store(out + (size_t)h * E + n * WIDTH, sum[h][n] * splat(inverse[h]));
+}
+
+/* Weights of one head from its scores over positions 0 to `position`; returns one over their sum. */
+static float soften(float *score, int position, int blocks) {
+    for (int t = position + 1; t < blocks * TILE; t++) score[t] = -INFINITY;
+    vec most = load(score);
+    for (int t = WIDTH; t < blocks * TILE; t += WIDTH) { vec v = load(score + t); most = choose_by(v > most, v, most); }
+    float lanes[WIDTH], largest = -INFINITY;
+    store(lanes, most);
+    for (int i = 0; i < WIDTH; i++) largest = lanes[i] > largest ? lanes[i] : largest;
+    vec total = splat(0.0f);
+    for (int t = 0; t < blocks * TILE; t += WIDTH) {
+        vec p = exp_of(load(score + t) - splat(largest));
+        store(score + t, p);
+        total += p;
+    }
+    return 1.0f / sum_of(total);
+}
+
+/* H query heads that share their keys and values. `out` has rows of `E`; what it gets beyond E is overwritten later. */
+INLINE void attend_heads(const kw_model *m, const float *queries, int kv_head, int position, const uint8_t *slot, float *scores,
+                         float *out, const int half, const int H) {
+    enum { REGISTERS = 8 };
+    int E = m->head_dim, C = m->capacity, V = padded(E), blocks = position / TILE + 1, stride = padded(C);
+    float scale = 1.0f / sqrtf((float)E), inverse[4];
+    size_t key = (size_t)kv_head * C * E;
+    const int B = REGISTERS / (H * PARTS) > 4 ? 4 : REGISTERS / (H * PARTS) > 0 ? REGISTERS / (H * PARTS) : 1;
+    int b = 0;
+    for (; b + B <= blocks; b += B)
+        score_blocks(queries, E, slot, key + (size_t)b * E * TILE, scale, scores + b * TILE, stride, half, H, B);
+    for (; b < blocks; b++)
+        score_blocks(queries, E, slot, key + (size_t)b * E * TILE, scale, scores + b * TILE, stride, half, H, 1);
+    for (int h = 0; h < H; h++) inverse[h] = soften(scores + (size_t)h * stride, position, blocks);
+    size_t value = (size_t)m->num_kv_heads * E * C + (size_t)kv_head * C * V;
+    const int N = REGISTERS / H < 8 ? REGISTERS / H : 8;
+    int e = 0;
+    for (; e + N * WIDTH <= E; e += N * WIDTH)
+        mix_values(scores, stride, position + 1, slot, value + e, V, out + e, E, inverse, half, H, N);
+    for (; e + WIDTH <= E; e += WIDTH)
+        mix_values(scores, stride, position + 1, slot, value + e, V, out + e, E, inverse, half, H, 1);
+    if (e < E) { /* a last, narrower piece, by way of a buffer */
+        float last[4 * WIDTH];
+        mix_values(scores, stride, position + 1, slot, value + e, V, last, WIDTH, inverse, half, H, 1);
+        for (int h = 0; h < H; h++) memcpy(out + (size_t)h * E + e, last + h * WIDTH, (E - e) * sizeof(float));
+    }
+}
+
 /* Attention of one row: every query head over positions 0 to `position` of its slot. */
 INLINE void attend(const kw_model *m, const float *queries, int position, const uint8_t *slot, float *scores, float *out,
                    const int half) {
-    int E = m->head_dim, C = m->capacity, V = padded(E), T = padded(position + 1), group = m->num_heads / m->num_kv_heads;
-    float scale = 1.0f / sqrtf((float)E);
-    for (int h = 0; h < m->num_heads; h++) {
-        const float *q = queries + h * E;
-        size_t key = (size_t)(h / group) * E * C;
-        float *score = scores + (size_t)h * padded(C);
-        for (int t = 0; t < T; t += 16) {
-            v16 sum = splat(0.0f);
-            for (int e = 0; e < E; e++) {
-                size_t at = key + (size_t)e * C + t;
-                sum += (half ? load16_half((const uint16_t *)slot + at) : load16((const float *)slot + at)) * splat(q[e]);
-            }
-            store16(score + t, sum * splat(scale));
-        }
-        for (int t = position + 1; t < T; t++) score[t] = -INFINITY;
-        float largest = score[0];
-        for (int t = 1; t <= position; t++) largest = score[t] > largest ? score[t] : largest;
-        v16 totals = splat(0.0f);
-        for (int t = 0; t < T; t += 16) {
-            v16 p = exp16(load16(score + t) - splat(largest));
-            store16(score + t, p);
-            totals += p;
-        }
-        float inverse = 1.0f / sum16(totals);
-        size_t value = (size_t)m->num_kv_heads * E * C + (size_t)(h / group) * C * V;
-        for (int e = 0; e < V; e += 16) {
-            v16 sum = splat(0.0f);
-            for (int t = 0; t <= position; t++) {
-                size_t at = value + (size_t)t * V + e;
-                sum += (half ? load16_half((const uint16_t *)slot + at) : load16((const float *)slot + at)) * splat(score[t]);
-            }
-            float block[16];
-            store16(block, sum * splat(inverse));
-            for (int i = 0; i < 16 && e + i < E; i++) out[h * E + e + i] = block[i];
+    int E = m->head_dim, group = m->num_heads / m->num_kv_heads;
+    for (int h = 0; h < m->num_heads;) {
+        int left = group - h % group;
+        const float *q = queries + (size_t)h * E;
+        float *to = out + (size_t)h * E;
+        switch (left < 4 ? left : 4) {
+        case 1: attend_heads(m, q, h / group, position, slot, scores, to, half, 1); h += 1; break;
+        case 2: attend_heads(m, q, h / group, position, slot, scores, to, half, 2); h += 2; break;
+        case 3: attend_heads(m, q, h / group, position, slot, scores, to, half, 3); h += 3; break;
+        default: attend_heads(m, q, h / group, position, slot, scores, to, half, 4); h += 4;
         }
     }
 }
@@ -156,9 +209,9 @@ INLINE void attend(const kw_model *m, const float *queries, int position, const 
 /* silu(gate) * up; the two halves of a row, into its beginning. */
 static void gate(float *row, int ffn) {
     int i = 0;
-    for (; i + 16 <= ffn; i += 16) {
-        v16 g = load16(row + i), u = load16(row + ffn + i);
-        store16(row + i, g / (splat(1.0f) + exp16(-g)) * u);
+    for (; i + WIDTH <= ffn; i += WIDTH) {
+        vec g = load(row + i), u = load(row + ffn + i);
+        store(row + i, g / (splat(1.0f) + exp_of(-g)) * u);
     }
     for (; i < ffn; i++) row[i] = row[i] / (1.0f + expf(-row[i])) * row[ffn + i];
 }
@@ -170,7 +223,7 @@ static void add(float *x, const float *y, int n) {
 static void through_layer(const kw_model *m, int index, kw_scratch *s, int rows, const int32_t *slots, const int32_t *positions,
                           uint8_t *cache, size_t slot_bytes) {
     const kw_layer *layer = m->layers + index;
-    int wide = s->wide, inner = m->num_heads * m->head_dim;
+    int wide = s->wide;
     for (int r = 0; r < rows; r++) rms_norm(s->x + (size_t)r * wide, layer->norm1, m->width, m->epsilon, s->normed + (size_t)r * wide);
     apply(&layer->qkv, s, rows, s->normed, s->a);
 #define SLOT(r) (cache + ((size_t)slots[r] * m->num_layers + index) * slot_bytes)
@@ -182,7 +235,6 @@ static void through_layer(const kw_model *m, int index, kw_scratch *s, int rows,
         else attend(m, q, positions[r], SLOT(r), s->scores, out, 0);
     }
 #undef SLOT
-    (void)inner;
     apply(&layer->out, s, rows, s->b, s->a);
     for (int r = 0; r < rows; r++) {
         float *x = s->x + (size_t)r * wide;
@@ -220,7 +272,8 @@ void kw_fork(const kw_model *m, uint8_t *cache, int from, int to, int length) {
     for (int l = 0; l < m->num_layers; l++) {
         const uint8_t *a = cache + ((size_t)from * m->num_layers + l) * slot_bytes;
         uint8_t *b = cache + ((size_t)to * m->num_layers + l) * slot_bytes;
-        for (int e = 0; e < K * E; e++) memcpy(b + (size_t)e * C * size, a + (size_t)e * C * size, length * size);
+        for (int h = 0; h < K; h++) /* whole blocks of 16 */
+            memcpy(b + (size_t)h * C * E * size, a + (size_t)h * C * E * size, (size_t)padded(length) * E * size);
         size_t values = (size_t)K * E * C * size;
         for (int h = 0; h < K; h++)
             memcpy(b + values + (size_t)h * C * V * size, a + values + (size_t)h * C * V * size, (size_t)length * V * size);

@@ -29,31 +29,31 @@ static int by_probability(const void *a, const void *b) {
 }
 
 INLINE float largest_of(const float *x, int n) {
-    v16 best = splat(-INFINITY);
+    vec best = splat(-INFINITY);
     int i = 0;
-    for (; i + 16 <= n; i += 16) { v16 v = load16(x + i); i16 more = v > best; best = (v16)(((i16)v & more) | ((i16)best & ~more)); }
-    float lanes[16], result = -INFINITY;
-    store16(lanes, best);
-    for (int j = 0; j < 16; j++) result = lanes[j] > result ? lanes[j] : result;
+    for (; i + WIDTH <= n; i += WIDTH) { vec v = load(x + i); best = choose_by(v > best, v, best); }
+    float lanes[WIDTH], result = -INFINITY;
+    store(lanes, best);
+    for (int j = 0; j < WIDTH; j++) result = lanes[j] > result ? lanes[j] : result;
     for (; i < n; i++) result = x[i] > result ? x[i] : result;
     return result;
 }
 
-/* p[i] = exp((x[i] - largest) / temperature), zeros up to whole blocks of 16; their sum. */
+/* p[i] = exp((x[i] - largest) / temperature), zeros up to whole registers; their sum. */
 static double exponentials(const float *x, int n, float largest, float inverse_temperature, float *p) {
     double total = 0.0;
     int i = 0;
-    for (; i + 16 <= n; i += 16) {
-        v16 e = exp16((load16(x + i) - splat(largest)) * splat(inverse_temperature));
-        store16(p + i, e);
-        total += sum16(e);
+    for (; i + WIDTH <= n; i += WIDTH) {
+        vec e = exp_of((load(x + i) - splat(largest)) * splat(inverse_temperature));
+        store(p + i, e);
+        total += sum_of(e);
     }
     if (i < n) {
-        float tail[16];
-        for (int j = 0; j < 16; j++) tail[j] = i + j < n ? (x[i + j] - largest) * inverse_temperature : -INFINITY;
-        v16 e = exp16(load16(tail));
-        store16(p + i, e);
-        total += sum16(e);
+        float tail[WIDTH];
+        for (int j = 0; j < WIDTH; j++) tail[j] = i + j < n ? (x[i + j] - largest) * inverse_temperature : -INFINITY;
+        vec e = exp_of(load(tail));
+        store(p + i, e);
+        total += sum_of(e);
     }
     return total;
 }
@@ -61,14 +61,14 @@ static double exponentials(const float *x, int n, float largest, float inverse_t
 static int draw(const float *p, int n, double point) {
     double passed = 0.0;
     int last = 0;
-    for (int i = 0; i < n; i += 16) {
-        double block = sum16(load16(p + i));
+    for (int i = 0; i < n; i += WIDTH) {
+        double block = sum_of(load(p + i));
         if (block > 0.0) last = i;
         if (passed + block < point) {
             passed += block;
             continue;
         }
-        for (int j = i; j < i + 16 && j < n; j++) {
+        for (int j = i; j < i + WIDTH && j < n; j++) {
             passed += p[j];
             if (p[j] > 0.0f && passed >= point) return j;
         }
@@ -113,7 +113,7 @@ static int truncated(const kw_row *row, const float *p, int n, double total, kw_
     return left;
 }
 
-/* One token for a row. `p` holds vocab floats in whole blocks of 16, `found` vocab candidates. */
+/* One token for a row. `p` holds vocab floats in whole tiles, `found` vocab candidates. */
 static kw_choice choose(const kw_row *row, const float *logits, int vocab, float *p, kw_candidate *found, float *lse) {
     kw_choice choice = {0, 0.0f, 0.0f, 1.0f};
     float largest = largest_of(logits, vocab);
