@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,18 @@ def stored_type(name: str, kind: Types) -> Types:
     return Types.F32 if "norm" in name or "bias" in name else kind
 
 
-def write_gguf(path: Path, network: Network, kind: Types = Types.F32, **fields: Any) -> dict[str, np.ndarray]:
-    """Write a network; returns the values as stored, by Hugging Face name. `fields` set metadata numbers."""
+def write_gguf(
+    path: Path,
+    network: Network,
+    kind: Types = Types.F32,
+    *,
+    blocks: Mapping[str, np.ndarray] | None = None,
+    **fields: Any,
+) -> dict[str, np.ndarray]:
+    """Write a network; returns its values by Hugging Face name.
+
+    `fields` set metadata numbers; `blocks` (by Hugging Face name) are stored as they are in place of the network's.
+    """
     config = network.config
     writer = gguf.GGUFWriter(path, config.architecture)
     writer.add_block_count(config.num_layers)
@@ -45,7 +56,10 @@ def write_gguf(path: Path, network: Network, kind: Types = Types.F32, **fields: 
         array = tensor.numpy()
         if config.architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             array = permuted(array, config.head_dim)
-        raw = gguf.quants.quantize(np.ascontiguousarray(array), stored_type(name, kind))
+        if blocks is not None and name in blocks:
+            raw = blocks[name]
+        else:
+            raw = gguf.quants.quantize(np.ascontiguousarray(array), stored_type(name, kind))
         writer.add_tensor(gguf_name(name), raw, raw_dtype=stored_type(name, kind))
         values[name] = tensor.numpy()
     if config.rope_scaling is not None:
