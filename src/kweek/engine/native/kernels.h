@@ -160,10 +160,13 @@ INLINE void float_block(const int half, const uint8_t *data, int num_in, const f
 typedef struct {
     int8_t *values;  /* [rows][I] */
     float *scales;   /* [rows][I / 32] */
-    int32_t *sums;   /* [rows][I / 32] of the values: takes the offset of the weights out again */
+    int32_t *sums;   /* [rows][I / 32] of the values, times what the weights are shifted by */
 } kw_activations;
 
-static void quantise_row(const float *x, int num_in, int8_t *values, float *scales, int32_t *sums) {
+/* How far the codes of the weights are shifted to be unsigned. */
+INLINE int shift_of(int type) { return type == KW_Q4 ? 8 : 128; }
+
+static void quantise_row(const float *x, int num_in, int shift, int8_t *values, float *scales, int32_t *sums) {
     for (int g = 0; g < num_in / GROUP; g++, x += GROUP, values += GROUP) {
         float largest = 0.0f;
         for (int i = 0; i < GROUP; i++) { float a = fabsf(x[i]); largest = a > largest ? a : largest; }
@@ -175,7 +178,7 @@ static void quantise_row(const float *x, int num_in, int8_t *values, float *scal
             total += q;
         }
         scales[g] = scale;
-        sums[g] = total;
+        sums[g] = shift * total;
     }
 }
 
@@ -183,7 +186,7 @@ static void quantise_row(const float *x, int num_in, int8_t *values, float *scal
 #define QUANT_ROWS 4
 INLINE __m512i four_bytes(const int8_t *p) { int32_t v; memcpy(&v, p, 4); return _mm512_set1_epi32(v); }
 
-INLINE void quant_block(int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
+INLINE void quant_block(const int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
                         float *out, int out_stride, const int R, const int T) {
     const int block = bits == 4 ? Q4_BLOCK : Q8_BLOCK;
     const size_t tile_bytes = (size_t)groups * (block + SCALE_BLOCK);
@@ -194,7 +197,7 @@ INLINE void quant_block(int bits, const uint8_t *data, int groups, const int8_t 
     for (int g = 0; g < groups; g++) {
         __m512i dot[QUANT_ROWS][4];
         for (int r = 0; r < R; r++) {
-            __m512i start = _mm512_set1_epi32(-(bits == 4 ? 8 : 128) * sums[(size_t)r * groups + g]);
+            __m512i start = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(sums[(size_t)r * groups + g]));
             for (int t = 0; t < T; t++) dot[r][t] = start;
         }
         const uint8_t *w = data + (size_t)g * block;
@@ -233,7 +236,7 @@ INLINE __m256i four_bytes(const int8_t *p) { int32_t v; memcpy(&v, p, 4); return
 
 /* Half a tile at a time. A nibble times 8 bits, two at once, summed over a group is at most 8 * 2 * 15 * 127 = 30,480:
    16 bits hold it. With 8-bit weights every pair of products is widened at once (2 * 127 * 127 = 32,258). */
-INLINE void quant_half(int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
+INLINE void quant_half(const int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
                        float *out, int out_stride, const int R, const int h) {
     const int block = bits == 4 ? Q4_BLOCK : Q8_BLOCK;
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
@@ -244,7 +247,8 @@ INLINE void quant_half(int bits, const uint8_t *data, int groups, const int8_t *
         __m256i dot[QUANT_ROWS];
         for (int r = 0; r < R; r++) dot[r] = _mm256_setzero_si256();
         if (bits == 4) {
-            for (int j = 0; j < 4; j++) {
+#pragma GCC unroll 1
+            for (int j = 0; j < 4; j++) { /* unrolled, gcc runs out of registers */
                 __m256i both = _mm256_loadu_si256((const __m256i *)(w + j * 64 + 32 * h));
                 __m256i lo = _mm256_and_si256(both, low), hi = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
                 for (int r = 0; r < R; r++) {
@@ -254,8 +258,9 @@ INLINE void quant_half(int bits, const uint8_t *data, int groups, const int8_t *
                 }
             }
             for (int r = 0; r < R; r++)
-                dot[r] = _mm256_sub_epi32(_mm256_madd_epi16(dot[r], ones), _mm256_set1_epi32(8 * sums[(size_t)r * groups + g]));
+                dot[r] = _mm256_sub_epi32(_mm256_madd_epi16(dot[r], ones), _mm256_set1_epi32(sums[(size_t)r * groups + g]));
         } else {
+#pragma GCC unroll 1
             for (int j = 0; j < 8; j++) {
                 __m256i v = _mm256_loadu_si256((const __m256i *)(w + j * 64 + 32 * h)), size = _mm256_abs_epi8(v);
                 for (int r = 0; r < R; r++) {
@@ -272,7 +277,7 @@ INLINE void quant_half(int bits, const uint8_t *data, int groups, const int8_t *
     for (int r = 0; r < R; r++) _mm256_storeu_ps(out + (size_t)r * out_stride, sum[r]);
 }
 
-INLINE void quant_block(int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
+INLINE void quant_block(const int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
                         float *out, int out_stride, const int R, const int T) {
     const size_t tile_bytes = (size_t)groups * ((bits == 4 ? Q4_BLOCK : Q8_BLOCK) + SCALE_BLOCK);
     for (int t = 0; t < T; t++) {
@@ -282,7 +287,7 @@ INLINE void quant_block(int bits, const uint8_t *data, int groups, const int8_t 
 }
 #else
 #define QUANT_ROWS 4
-INLINE void quant_block(int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
+INLINE void quant_block(const int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
                         float *out, int out_stride, const int R, const int T) {
     const int block = bits == 4 ? Q4_BLOCK : Q8_BLOCK;
     const size_t tile_bytes = (size_t)groups * (block + SCALE_BLOCK);
@@ -294,7 +299,7 @@ INLINE void quant_block(int bits, const uint8_t *data, int groups, const int8_t 
                 const uint16_t *w = (const uint16_t *)(data + t * tile_bytes + (size_t)groups * block + g * SCALE_BLOCK);
                 const int8_t *at = a + ((size_t)r * groups + g) * GROUP;
                 int32_t dot[TILE];
-                for (int o = 0; o < TILE; o++) dot[o] = bits == 4 ? -8 * sums[(size_t)r * groups + g] : 0;
+                for (int o = 0; o < TILE; o++) dot[o] = bits == 4 ? -sums[(size_t)r * groups + g] : 0;
                 if (bits == 4) {
                     for (int j = 0; j < 4; j++)
                         for (int o = 0; o < TILE; o++)

@@ -71,13 +71,13 @@ static void rms_norm(const float *x, const float *weight, int n, float epsilon, 
 }
 
 /* The product, with activations in 8 bits first where the weights ask for it. */
-static void apply(const kw_matrix *m, kw_scratch *s, int rows, const float *x, float *out) {
+static void apply(const kw_matrix *m, kw_scratch *s, int rows, const float *x, float *out, int out_stride) {
     if (is_quantised(m))
         for (int r = 0; r < rows; r++)
-            quantise_row(x + (size_t)r * s->wide, m->num_in, s->activations.values + (size_t)r * m->num_in,
+            quantise_row(x + (size_t)r * s->wide, m->num_in, shift_of(m->type), s->activations.values + (size_t)r * m->num_in,
                          s->activations.scales + (size_t)r * (m->num_in / GROUP),
                          s->activations.sums + (size_t)r * (m->num_in / GROUP));
-    multiply(m, rows, x, s->wide, &s->activations, out, s->wide);
+    multiply(m, rows, x, s->wide, &s->activations, out, out_stride);
 }
 
 static void rotate(float *x, const float *cosine, const float *sine, int half) {
@@ -225,7 +225,7 @@ static void through_layer(const kw_model *m, int index, kw_scratch *s, int rows,
     const kw_layer *layer = m->layers + index;
     int wide = s->wide;
     for (int r = 0; r < rows; r++) rms_norm(s->x + (size_t)r * wide, layer->norm1, m->width, m->epsilon, s->normed + (size_t)r * wide);
-    apply(&layer->qkv, s, rows, s->normed, s->a);
+    apply(&layer->qkv, s, rows, s->normed, s->a, wide);
 #define SLOT(r) (cache + ((size_t)slots[r] * m->num_layers + index) * slot_bytes)
     for (int r = 0; r < rows; r++) place(m, layer, s->a + (size_t)r * wide, positions[r], SLOT(r));
     for (int r = 0; r < rows; r++) {
@@ -235,15 +235,15 @@ static void through_layer(const kw_model *m, int index, kw_scratch *s, int rows,
         else attend(m, q, positions[r], SLOT(r), s->scores, out, 0);
     }
 #undef SLOT
-    apply(&layer->out, s, rows, s->b, s->a);
+    apply(&layer->out, s, rows, s->b, s->a, wide);
     for (int r = 0; r < rows; r++) {
         float *x = s->x + (size_t)r * wide;
         add(x, s->a + (size_t)r * wide, m->width);
         rms_norm(x, layer->norm2, m->width, m->epsilon, s->normed + (size_t)r * wide);
     }
-    apply(&layer->gate_up, s, rows, s->normed, s->a);
+    apply(&layer->gate_up, s, rows, s->normed, s->a, wide);
     for (int r = 0; r < rows; r++) gate(s->a + (size_t)r * wide, m->ffn);
-    apply(&layer->down, s, rows, s->a, s->b);
+    apply(&layer->down, s, rows, s->a, s->b, wide);
     for (int r = 0; r < rows; r++) add(s->x + (size_t)r * wide, s->b + (size_t)r * wide, m->width);
 }
 
@@ -258,11 +258,7 @@ void kw_step(const kw_model *m, kw_scratch *s, uint8_t *cache, int rows, const i
     for (int i = 0; i < num_wanted; i++)
         rms_norm(s->x + (size_t)wanted[i] * wide, m->final_norm, m->width, m->epsilon, s->normed + (size_t)i * wide);
     if (!num_wanted) return;
-    if (is_quantised(m->head))
-        for (int r = 0; r < num_wanted; r++)
-            quantise_row(s->normed + (size_t)r * wide, m->width, s->activations.values + (size_t)r * m->width,
-                         s->activations.scales + (size_t)r * (m->width / GROUP), s->activations.sums + (size_t)r * (m->width / GROUP));
-    multiply(m->head, num_wanted, s->normed, wide, &s->activations, logits, logits_stride);
+    apply(m->head, s, num_wanted, s->normed, logits, logits_stride);
 }
 
 /* A slot's first `length` positions into another slot: all samples of a prompt share one prefill. */

@@ -43,10 +43,15 @@ INLINE float largest_of(const float *x, int n) {
 static double exponentials(const float *x, int n, float largest, float inverse_temperature, float *p) {
     double total = 0.0;
     int i = 0;
-    for (; i + WIDTH <= n; i += WIDTH) {
-        vec e = exp_of((load(x + i) - splat(largest)) * splat(inverse_temperature));
-        store(p + i, e);
-        total += sum_of(e);
+    while (i + WIDTH <= n) { /* some registers in fp32, their sums in fp64 */
+        int end = i + 32 * WIDTH < n ? i + 32 * WIDTH : n;
+        vec part = splat(0.0f);
+        for (; i + WIDTH <= end; i += WIDTH) {
+            vec e = exp_of((load(x + i) - splat(largest)) * splat(inverse_temperature));
+            store(p + i, e);
+            part += e;
+        }
+        total += sum_of(part);
     }
     if (i < n) {
         float tail[WIDTH];
