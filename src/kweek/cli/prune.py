@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
     from kweek.protocols import Progress, ShouldStop
 
+#: Key of a row in the comparison, what it is called, digits after the point.
+_MEASURES = (
+    ("bits_per_byte", "bits per byte", 4),
+    ("difference", "above original", 4),
+    ("divergence", "KL, nats/token", 4),
+    ("same_choice", "same 1st choice", 3),
+)
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
@@ -52,7 +60,7 @@ def prune(
     The result is a folder of the same layout, which loads wherever the model did. Stopped, the same command goes on
     where it was.
 
-    Examples: kweek prune models/smollm2-135m --ffn 0.5 --distil 2M --text notes --out models/half ·
+    Examples: kweek prune models/smollm2-135m --ffn 0.5 --distil 300k --text notes --out models/half ·
     kweek prune runs/laptop/artifacts/rl --layers 3 --distil 500k --out shallow
     """
     from rich.console import Console
@@ -141,21 +149,13 @@ def _draw(metrics: dict[str, Any], ledger: dict[str, Any], out: Path, console: C
 
     from kweek.compute.flops import format_bytes, format_flop
 
-    table = Table(
-        "model", "parameters", "bytes", "FLOP/token", "bits per byte", "difference", "KL (nats/token)", "same choice",
-        box=None,
-    )  # fmt: skip
-    for row in metrics["rows"]:
-        table.add_row(
-            row["name"],
-            f"{row['num_parameters']:,}",
-            format_bytes(row["num_bytes"]),
-            format_flop(row["flop_per_token"]),
-            _interval(row["bits_per_byte"], 4),
-            _interval(row["difference"], 4),
-            _interval(row["divergence"], 4),
-            _interval(row["same_choice"], 3),
-        )
+    rows = metrics["rows"]
+    table = Table("", *(row["name"] for row in rows), box=None)
+    table.add_row("parameters", *(f"{row['num_parameters']:,}" for row in rows))
+    table.add_row("size", *(format_bytes(row["num_bytes"]) for row in rows))
+    table.add_row("per token read", *(format_flop(row["flop_per_token"]) for row in rows))
+    for key, label, digits in _MEASURES:
+        table.add_row(label, *(_interval(row[key], digits) for row in rows))
     console.print(table)
     if metrics["layers_left_out"]:
         console.print(
@@ -171,4 +171,4 @@ def _interval(found: list[float | None] | None, digits: int) -> str:
         return "-"
     if found[1] is None or found[2] is None:
         return f"{found[0]:.{digits}f}"
-    return f"{found[0]:.{digits}f} ({found[1]:.{digits}f} to {found[2]:.{digits}f})"
+    return f"{found[0]:.{digits}f} ({found[1]:.{digits}f}–{found[2]:.{digits}f})"

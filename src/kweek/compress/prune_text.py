@@ -15,7 +15,6 @@ from kweek.protocols import Progress, ShouldStop, never, silent
 from kweek.store.artifact import fingerprint
 from kweek.tokenize.tokenizer import Tokenizer
 
-_SOURCE = "text"
 _MIN_TRAIN_BYTES = 20_000  # of less, the few documents held out would show nothing
 _BUILTIN_BYTES = 6_000_000  # more than the documentation of the standard library has
 
@@ -54,11 +53,11 @@ def read_text(
         Interrupted: asked to stop.
     """
     if path is None:
-        documents = builtin_documents(PYTHON_DOCS, _BUILTIN_BYTES)
+        name, documents = PYTHON_DOCS, builtin_documents(PYTHON_DOCS, _BUILTIN_BYTES)
     else:
-        documents = read_folder(path, source=_SOURCE, reject=lambda rejection: None)
-    settings = Settings({_SOURCE: 1.0}, min_train_bytes=_MIN_TRAIN_BYTES)
-    corpus = build({_SOURCE: documents}, settings, seed=0, progress=progress, should_stop=should_stop)
+        name, documents = path.name, read_folder(path, source=path.name, reject=lambda rejection: None)
+    settings = Settings({name: 1.0}, min_train_bytes=_MIN_TRAIN_BYTES)
+    corpus = build({name: documents}, settings, seed=0, progress=progress, should_stop=should_stop)
     training = tokenizer.encode_batch([document.text for document in corpus.splits["train"]])
     held_out: list[str] = []
     for document in (*corpus.splits["validation"], *corpus.splits["test"]):
