@@ -9,6 +9,7 @@ import torch
 from kweek.engine import engine as engines
 from kweek.engine.eager import EagerBackend
 from kweek.engine.engine import Engine
+from kweek.engine.native import library
 from kweek.errors import KweekError
 from kweek.model.config import ModelConfig
 from kweek.model.network import Network
@@ -33,9 +34,18 @@ def network():
     return network
 
 
+def library_or_skip():
+    try:
+        library.load()
+    except KweekError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(params=["native", "torch"])
 def engine(request, network, monkeypatch):
-    if request.param == "torch":
+    if request.param == "native":
+        library_or_skip()
+    else:
         monkeypatch.setattr(Engine, "_make", lambda self: EagerBackend(self.network, num_slots=20))
     return Engine(network, token_bytes=TOKEN_BYTES, num_slots=4)
 

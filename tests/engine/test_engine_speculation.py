@@ -4,11 +4,18 @@ import pytest
 import torch
 
 from kweek.engine.engine import Engine
+from kweek.engine.native import library
 from kweek.engine.native.decoder import NativeBackend
 from kweek.engine.speculation import Draft, PromptLookup, Speculation
+from kweek.errors import KweekError
 from kweek.model.config import ModelConfig
 from kweek.model.network import Network
 from kweek.protocols import Request
+
+try:
+    library.load()
+except KweekError as error:
+    pytest.skip(str(error), allow_module_level=True)
 
 
 class Always(Speculation):

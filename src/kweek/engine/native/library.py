@@ -10,41 +10,28 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from kweek.compute.hardware import detect
+from kweek.engine.native.build import (
+    FLAGS,
+    FLAGS_OF_TARGET,
+    SOURCES,
+    NoCompiler,
+    compile_library,
+    file_name,
+    find_compiler,
+)
 from kweek.errors import KweekError
 
-SOURCES = ("native.c", "kernels.h", "matrix.h", "sampling.h")
-#: Flags by instruction set, best first; each needs these features (names of `kweek.compute.hardware`).
-TARGETS: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
-    "avx512": (
-        frozenset({"avx512", "avx512_vnni", "fma", "f16c"}),
-        (
-            *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),
-            *("-mavx2", "-mfma", "-mf16c", "-mprefer-vector-width=512"),
-        ),
-    ),
-    "avx2": (frozenset({"avx2", "fma", "f16c"}), ("-mavx2", "-mfma", "-mf16c")),
-    "portable": (frozenset(), ()),
+#: What a processor must have for each instruction set (names of `kweek.compute.hardware`), best first.
+NEEDED: dict[str, frozenset[str]] = {
+    "avx512": frozenset({"avx512", "avx512_vnni", "fma", "f16c"}),
+    "avx2": frozenset({"avx2", "fma", "f16c"}),
+    "portable": frozenset(),
 }
-# Nothing here reads errno or traps; products and sums may become one instruction. The order of sums stays as written.
-FLAGS = (
-    "-std=gnu11",
-    "-O3",
-    "-shared",
-    "-fPIC",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-ffp-contract=fast",
-    "-Wno-psabi",
-)
 
 
 class Matrix(ctypes.Structure):
@@ -100,7 +87,7 @@ class Row(ctypes.Structure):
 
 def target_for(features: frozenset[str]) -> str:
     """The best instruction set that a processor with these features runs."""
-    return next(name for name, (needed, _) in TARGETS.items() if needed <= features)
+    return next(name for name, needed in NEEDED.items() if needed <= features)
 
 
 @lru_cache
@@ -111,8 +98,8 @@ def load(target: str | None = None) -> ctypes.CDLL:
         KweekError: it is not in the package, and there is no C compiler or it failed.
     """
     name = target or target_for(detect().features)
-    shipped = Path(__file__).with_name(f"{name}{_suffix()}")
-    path = shipped if shipped.exists() else build(name)
+    shipped = Path(__file__).with_name(file_name(name))
+    path = shipped if shipped.exists() else compiled(name)
     library = ctypes.CDLL(str(path))
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     library.kw_slot_bytes.restype = library.kw_work_bytes.restype = ctypes.c_size_t
@@ -131,60 +118,22 @@ def load(target: str | None = None) -> ctypes.CDLL:
     return library
 
 
-def build(target: str, compiler: Sequence[str] | None = None, out: Path | None = None) -> Path:
-    """Compile the library for an instruction set unless it is in the cache already; returns its path.
+def compiled(target: str, compiler: Sequence[str] | None = None) -> Path:
+    """The library for an instruction set, compiled into the user's cache unless it is there; returns its path.
 
     Raises:
         KweekError: there is no C compiler, or it failed.
     """
-    words = list(compiler or find_compiler())
     here = Path(__file__).parent
-    flags = [*FLAGS, *TARGETS[target][1]]
-    digest = hashlib.sha256(repr((words, flags)).encode())
-    for name in SOURCES:
-        digest.update((here / name).read_bytes())
-    path = out or _cache() / f"native-{target}-{digest.hexdigest()[:16]}{_suffix()}"
-    if path.exists():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Compiled beside its place and renamed: two processes may do this at once.
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        done = subprocess.run(  # noqa: S603 - the user's own compiler
-            [*words, *flags, str(here / "native.c"), "-o", str(made), "-lm"], capture_output=True, text=True
-        )
-        if done.returncode:
-            first = next((line for line in done.stderr.splitlines() if "error" in line), "no message")
-            raise KweekError(f"the C compiler {words[0]} failed: {first}", fix="install gcc or clang")
-        made.replace(path)
+    try:
+        words = list(compiler or find_compiler())
+        digest = hashlib.sha256(repr((words, FLAGS, FLAGS_OF_TARGET[target])).encode())
+        for name in SOURCES:
+            digest.update((here / name).read_bytes())
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kweek"
+        path = cache / digest.hexdigest()[:16] / file_name(target)
+        if not path.exists():
+            compile_library(here, target, words, path)
+    except NoCompiler as error:
+        raise KweekError(str(error), fix="install gcc or clang, or: pip install ziglang") from None
     return path
-
-
-def find_compiler() -> list[str]:
-    """The C compiler: $CC, else cc, gcc or clang, else zig from the package `ziglang`.
-
-    Raises:
-        KweekError: there is none.
-    """
-    named = os.environ.get("CC")
-    if named:
-        return named.split()
-    for name in ("cc", "gcc", "clang"):
-        if shutil.which(name):
-            return [name]
-    from importlib.util import find_spec
-
-    if find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "cc"]
-    raise KweekError(
-        "the native engine needs a C compiler, and none was found",
-        fix="install gcc or clang, or: pip install ziglang",
-    )
-
-
-def _suffix() -> str:
-    return {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kweek"

@@ -1,0 +1,52 @@
+"""Puts the native library into the wheel, for every instruction set of the machine that builds it.
+
+Without a C compiler the wheel is pure Python, and the library is compiled where it is used, or torch computes. An
+editable install compiles nothing: a checkout does so at first use, and again when its sources change.
+"""
+
+from __future__ import annotations
+
+import platform
+import sysconfig
+import tempfile
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+NATIVE = Path("src/kweek/engine/native")
+
+
+class NativeLibrary(BuildHookInterface):  # type: ignore[type-arg]
+    """Compiles before a wheel is made."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Add the libraries to the wheel, and the platform to its name."""
+        if version == "editable":
+            return
+        build = _module(Path(self.root) / NATIVE / "build.py")
+        try:
+            compiler = build.find_compiler()
+        except build.NoCompiler as error:
+            self.app.display_warning(f"{error}; the wheel goes without the native library")
+            return
+        self._folder = tempfile.TemporaryDirectory()
+        x86 = platform.machine().lower() in ("x86_64", "amd64")
+        for target in build.FLAGS_OF_TARGET if x86 else ("portable",):
+            made = Path(self._folder.name) / build.file_name(target)
+            build.compile_library(Path(self.root) / NATIVE, target, compiler, made)
+            build_data["force_include"][str(made)] = f"kweek/engine/native/{made.name}"
+        build_data["pure_python"] = False
+        tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        build_data["tag"] = f"py3-none-{tag}"
+
+
+def _module(path: Path) -> ModuleType:
+    """A module of the package, without importing the package and what it depends on."""
+    spec = spec_from_file_location("kweek_native_build", path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
