@@ -96,6 +96,40 @@ def test_constraints_of_one_grammar_do_not_touch_each_other():
         assert not first.allowed()[VOCABULARY.tokens.index(b"ab")]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    expression=st.sampled_from([*EXPRESSIONS, ".*", "(ab)*a{0,9}b", "é*日本"]),
+    seed=st.integers(0, 2**32),
+    most=st.integers(1, 12),
+)
+def test_a_text_with_a_limit_is_complete_within_it(expression, seed, most):
+    grammar = grammars(expression)[0]
+    needed = int(grammar.automaton.cost_S[0]) + 1
+    if most < needed:
+        with pytest.raises(GrammarError, match=f"{needed} are"):
+            grammar.start(most)
+        return
+    constraint, free, random, data = grammar.start(most), grammar.start(), np.random.default_rng(seed), b""
+    for _ in range(most):
+        mask = constraint.allowed()
+        assert mask.any() and not (mask & ~free.allowed()).any()
+        token = int(random.choice(np.flatnonzero(mask)))
+        constraint.advance(token)
+        if token in (END, OTHER_END):
+            assert re.fullmatch(expression, data.decode(), re.ASCII)
+            return
+        free.advance(token)
+        data += VOCABULARY.tokens[token]
+    pytest.fail("the limit was passed")
+
+
+def test_a_wide_limit_changes_nothing_and_llguidance_knows_none():
+    own, other = grammars("[ab]{1,4}")
+    assert (own.start(100).allowed() == own.start().allowed()).all()
+    with pytest.raises(GrammarError, match="how far"):
+        other.start(100)
+
+
 def test_missing_bytes_never_lead_into_a_dead_end():
     """A vocabulary without "c" alone: a text may pass through it inside a token only."""
     voc = vocabulary(words=["abc", "xc"], missing={ord("c")})
@@ -134,7 +168,7 @@ def test_a_packed_automaton_is_the_same_and_a_broken_one_is_refused():
     automaton = build(trie([b"yes", b"no"]), VOCABULARY.units, LIMITS)
     head, blobs = automaton.pack()
     again = Automaton.unpack({"shape": list(head["shape"]), "controls": []}, blobs)
-    assert (again.table_SC == automaton.table_SC).all() and (again.live_S == automaton.live_S).all()
+    assert (again.table_SC == automaton.table_SC).all() and (again.cost_S == automaton.cost_S).all()
     wild = automaton.table_SC.copy()
     wild[0, 0] = 10**6
     with pytest.raises(GrammarError, match="do not fit"):

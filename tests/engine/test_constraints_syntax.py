@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kweek.engine.constraints.automaton import build
+from kweek.engine.constraints.automaton import NEVER, build
 from kweek.engine.constraints.limits import GrammarError, Limits
 from kweek.engine.constraints.pattern import num_positions
 from kweek.engine.constraints.syntax import parse_regex
@@ -107,8 +107,10 @@ def test_size_and_depth_are_bounded_before_anything_is_built():
         parse_regex("a" * 262_145, LIMITS)
     with pytest.raises(GrammarError, match="surrogate"):
         parse_regex("\ud800", LIMITS)
-    with pytest.raises(GrammarError, match="over 20,000 states"):
-        build(parse_regex("(a|b)*a(a|b){20}", LIMITS), BYTES, LIMITS)
+    with pytest.raises(GrammarError, match="over 500 states"):
+        build(parse_regex("(a|b)*a(a|b){20}", LIMITS), BYTES, Limits(states=500))
+    with pytest.raises(GrammarError, match="too long"):
+        build(parse_regex("(a|b)*a(a|b){20}", LIMITS), BYTES, Limits(seconds=0.001))
     assert num_positions(parse_regex("(ab){3,5}", LIMITS)) <= 5 * 4
 
 
@@ -121,8 +123,10 @@ def test_impossible_expressions_say_so():
 
 def test_states_that_the_vocabulary_cannot_leave_are_dead():
     automaton = build(parse_regex("ab|ac|xyz", LIMITS), [b"a", b"b", b"xy", b"x", b"z"], LIMITS)
-    live = [bool(automaton.live_S[automaton.step(0, data)]) for data in (b"a", b"ac", b"xy", b"x", b"xyz")]
+    live = [
+        bool(automaton.cost_S[automaton.step(0, data)] < NEVER) for data in (b"a", b"ac", b"xy", b"x", b"xyz")
+    ]
     # After "ac" the text ends, but no token writes the "c"; an end is an end whatever led to it.
     assert live == [True, True, True, False, True]
-    assert not automaton.live_S[automaton.num_states]
+    assert automaton.cost_S[automaton.num_states] == NEVER
     assert automaton.table_SC.dtype == np.int32

@@ -18,6 +18,7 @@ from kweek.engine.constraints.nfa import Nfa
 from kweek.engine.constraints.pattern import Pattern
 
 _SHARE_OF_TIME = 0.6  # of the time for compiling; the rest is for liveness and the way back
+NEVER = 1 << 30  # tokens; more than any text has
 _CHECK_EVERY = 256  # states between two looks at the clock
 
 
@@ -29,14 +30,15 @@ class Automaton:
         table_SC: int32, the next state by state and class of symbol; S, the last row, is the dead state.
         class_of: uint8 (256 + controls,), class of each symbol.
         accepting_S: bool (S + 1,), whether the text may end.
-        live_S: bool (S + 1,), whether tokens of the vocabulary lead from here to an end; a token may end in these only.
+        cost_S: int32 (S + 1,), a number of tokens of the vocabulary that surely lead from here to an end, `NEVER` where
+            none do. A token may lead only to a state that has one.
         controls: ids of the control tokens that are symbols.
     """
 
     table_SC: npt.NDArray[np.int32]
     class_of: npt.NDArray[np.uint8]
     accepting_S: npt.NDArray[np.bool_]
-    live_S: npt.NDArray[np.bool_]
+    cost_S: npt.NDArray[np.int32]
     controls: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -45,11 +47,12 @@ class Automaton:
         fits = (
             num_rows >= 2
             and self.class_of.shape == (256 + len(self.controls),)
-            and self.accepting_S.shape == self.live_S.shape == (num_rows,)
+            and self.accepting_S.shape == self.cost_S.shape == (num_rows,)
             and int(self.class_of.max()) < num_classes
             and 0 <= int(self.table_SC.min()) <= int(self.table_SC.max()) < num_rows
             and not self.accepting_S[-1]
-            and not self.live_S[-1]
+            and self.cost_S[-1] == NEVER
+            and 0 <= self.cost_S[0] < NEVER
         )
         if not fits:
             raise GrammarError("the automaton's arrays do not fit each other")
@@ -67,7 +70,7 @@ class Automaton:
 
     def pack(self) -> tuple[dict[str, Any], list[bytes]]:
         """As a message and blobs."""
-        arrays = (self.table_SC, self.class_of, self.accepting_S, self.live_S)
+        arrays = (self.table_SC, self.class_of, self.accepting_S, self.cost_S)
         return {"shape": self.table_SC.shape, "controls": self.controls}, [a.tobytes() for a in arrays]
 
     @classmethod
@@ -77,12 +80,12 @@ class Automaton:
         Raises:
             GrammarError: the arrays do not fit each other.
         """
-        table, class_of, accepting, live = blobs
+        table, class_of, accepting, cost = blobs
         return cls(
             np.frombuffer(table, dtype=np.int32).reshape(head["shape"]),
             np.frombuffer(class_of, dtype=np.uint8),
             np.frombuffer(accepting, dtype=np.bool_),
-            np.frombuffer(live, dtype=np.bool_),
+            np.frombuffer(cost, dtype=np.int32),
             tuple(head["controls"]),
         )
 
@@ -109,16 +112,16 @@ def build(pattern: Pattern, units: Sequence[bytes], limits: Limits) -> Automaton
         for low, high, target in row:
             table_SC[state, class_of[low] : class_of[high] + 1] = target
     accepting_S = np.array([*accepting, False])
-    open_S = _reaching(accepting_S, *_all_edges(table_SC))
+    open_S = _costs(accepting_S, *_all_edges(table_SC)) < NEVER
     if not open_S[0]:
         raise GrammarError("nothing satisfies it", fix="look for parts that exclude each other")
     table_SC[~open_S[table_SC]] = dead
-    live_S = _reaching(accepting_S, *_unit_edges(table_SC, class_of, units, len(nfa.controls)))
-    if not live_S[0]:
+    cost_S = _costs(accepting_S, *_unit_edges(table_SC, class_of, units, len(nfa.controls)))
+    if cost_S[0] == NEVER:
         raise GrammarError(
             "the vocabulary has no tokens for what it asks", fix="use characters that the model can write"
         )
-    return Automaton(table_SC, class_of.astype(np.uint8), accepting_S, live_S, tuple(nfa.controls))
+    return Automaton(table_SC, class_of.astype(np.uint8), accepting_S, cost_S, tuple(nfa.controls))
 
 
 Row = list[tuple[int, int, int]]  # (first symbol, last symbol, target), ascending and apart
@@ -231,19 +234,20 @@ def _unit_edges(
     return np.tile(everyone, len(targets)), np.concatenate(targets)
 
 
-def _reaching(
+def _costs(
     goal_S: npt.NDArray[np.bool_], sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]
-) -> npt.NDArray[np.bool_]:
-    """bool (S + 1,): the states from which a goal is reached over the edges, backwards level by level."""
+) -> npt.NDArray[np.int32]:
+    """int32 (S + 1,): the fewest edges from each state to a goal, backwards level by level; `NEVER` without any."""
     useful = targets < len(goal_S) - 1
     sources, targets = sources[useful], targets[useful]
     order = np.argsort(targets, kind="stable")
     sources, targets = sources[order], targets[order]
     starts = np.searchsorted(targets, np.arange(len(goal_S) + 1))
-    found = goal_S.copy()
-    frontier = np.flatnonzero(goal_S)
+    cost_S = np.where(goal_S, 0, NEVER).astype(np.int32)
+    frontier, level = np.flatnonzero(goal_S), 0
     while len(frontier):
+        level += 1
         before = np.concatenate([sources[starts[state] : starts[state + 1]] for state in frontier.tolist()])
-        frontier = np.unique(before[~found[before]])
-        found[frontier] = True
-    return found
+        frontier = np.unique(before[cost_S[before] == NEVER])
+        cost_S[frontier] = level
+    return cost_S

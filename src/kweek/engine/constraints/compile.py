@@ -34,8 +34,16 @@ class Grammar(Protocol):
         """Who decides: "own" or "llguidance"."""
         ...
 
-    def start(self) -> Constraint:
-        """A fresh constraint, at the beginning of a text; `Request.constraint` takes this very method."""
+    def start(self, max_tokens: int | None = None) -> Constraint:
+        """A fresh constraint, at the beginning of a text; `Request.constraint` takes this very method.
+
+        Args:
+            max_tokens: the text is complete, its end token included, within that many tokens: from where it would be
+                too late on, only tokens that lead to an end in time are allowed. Automata only.
+
+        Raises:
+            GrammarError: that few tokens may not be enough, or the provider does not know.
+        """
         ...
 
 

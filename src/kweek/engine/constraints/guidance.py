@@ -93,8 +93,10 @@ class GuidanceGrammar:
         self._matcher = library().LLMatcher(vocabulary.guidance, grammar, log_level=0, limits=limits)
         check(self._matcher)
 
-    def start(self) -> Constraint:
-        """A fresh constraint, at the beginning of a text."""
+    def start(self, max_tokens: int | None = None) -> Constraint:
+        """See `Grammar.start`."""
+        if max_tokens is not None:
+            raise GrammarError("llguidance does not know how far the end is", fix='use provider="own"')
         return GuidanceConstraint(self, self._matcher.deep_copy())
 
     def trial(self, limits: Limits) -> None:

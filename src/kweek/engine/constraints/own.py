@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from kweek.engine.constraints.automaton import Automaton
+from kweek.engine.constraints.automaton import NEVER, Automaton
 from kweek.engine.constraints.limits import GrammarError
 from kweek.engine.constraints.vocabulary import Vocabulary
 from kweek.protocols import Constraint
@@ -31,10 +31,18 @@ class AutomatonGrammar:
         self.vocabulary, self.automaton = vocabulary, automaton
         self._masks: dict[int, npt.NDArray[np.bool_]] = {}
         self._eos = list(vocabulary.eos_ids)
+        self._columns_N = automaton.class_of[vocabulary.tree.byte_N]
+        finite = automaton.cost_S[automaton.cost_S < NEVER]
+        self.highest_cost = int(finite.max())
 
-    def start(self) -> Constraint:
-        """A fresh constraint, at the beginning of a text."""
-        return AutomatonConstraint(self)
+    def start(self, max_tokens: int | None = None) -> Constraint:
+        """See `Grammar.start`."""
+        if max_tokens is not None and max_tokens < self.automaton.cost_S[0] + 1:
+            raise GrammarError(
+                f"{max_tokens} tokens may not be enough for any text; {self.automaton.cost_S[0] + 1} are",
+                fix="allow more tokens",
+            )
+        return AutomatonConstraint(self, max_tokens)
 
     def mask(self, state: int) -> npt.NDArray[np.bool_]:
         """(V,) read-only: the tokens that may follow in a state."""
@@ -42,26 +50,42 @@ class AutomatonGrammar:
         if found is None:
             if len(self._masks) * len(self.vocabulary) > _CACHE_BYTES:
                 self._masks.clear()
-            found = self._masks[state] = self._compute(state)
+            found = self._masks[state] = self.mask_within(state, NEVER - 1)
         return found
 
-    def _compute(self, state: int) -> npt.NDArray[np.bool_]:
-        """Walk the whole prefix tree at once, one step of arrays per level."""
+    def mask_within(self, state: int, most: int) -> npt.NDArray[np.bool_]:
+        """(V,) read-only: the tokens that may follow where at most that many may follow them, the end not counted."""
         automaton, tree = self.automaton, self.vocabulary.tree
-        columns_N = automaton.class_of[tree.byte_N]
-        states_N = np.empty(len(columns_N), dtype=np.int32)
-        states_N[0] = state
-        for first, past in tree.levels:
-            states_N[first:past] = automaton.table_SC[
-                states_N[tree.parent_N[first:past]], columns_N[first:past]
-            ]
         mask_V = np.zeros(len(self.vocabulary), dtype=np.bool_)
-        mask_V[tree.ids] = automaton.live_S[states_N[tree.nodes]]
+        mask_V[tree.ids] = automaton.cost_S[self._walk(state)[tree.nodes]] <= most
         for symbol, index in enumerate(automaton.controls, start=256):
-            mask_V[index] = automaton.live_S[automaton.table_SC[state, automaton.class_of[symbol]]]
+            mask_V[index] = automaton.cost_S[automaton.table_SC[state, automaton.class_of[symbol]]] <= most
         mask_V[self._eos] |= automaton.accepting_S[state]
         mask_V.setflags(write=False)
         return mask_V
+
+    def _walk(self, state: int) -> npt.NDArray[np.int32]:
+        """(N,) the states after every beginning of a token: a level at a time, below what is not dead."""
+        automaton, tree, columns_N = self.automaton, self.vocabulary.tree, self._columns_N
+        dead = automaton.num_states
+        states_N = np.full(len(columns_N), dead, dtype=np.int32)
+        states_N[0] = state
+        alive = np.zeros(1, dtype=np.intp)
+        for first, past in tree.levels:
+            counts = tree.past_N[alive] - tree.first_N[alive]
+            if (
+                2 * int(counts.sum()) > past - first
+            ):  # most of the level: taking all of it costs less than choosing
+                nodes = np.arange(first, past)
+            else:
+                ends = np.cumsum(counts)
+                nodes = np.repeat(tree.past_N[alive] - ends, counts) + np.arange(ends[-1])
+            found = automaton.table_SC[states_N[tree.parent_N[nodes]], columns_N[nodes]]
+            states_N[nodes] = found
+            alive = nodes[found != dead]
+            if not len(alive):
+                break
+        return states_N
 
     def following(self, state: int, token_id: int) -> int:
         """The state after a token that is not the end of the text; the dead state when it is not allowed."""
@@ -75,14 +99,28 @@ class AutomatonGrammar:
 
 
 class AutomatonConstraint:
-    """The state of one generation under an `AutomatonGrammar`."""
+    """The state of one generation under an `AutomatonGrammar`.
 
-    def __init__(self, grammar: AutomatonGrammar) -> None:
-        self._grammar, self._state, self._ended = grammar, 0, False
+    Args:
+        grammar: the grammar.
+        left: tokens that may still come, the end of the text counted; None is without end.
+    """
+
+    def __init__(self, grammar: AutomatonGrammar, left: int | None) -> None:
+        self._grammar, self._left, self._state, self._ended = grammar, left, 0, False
+        self._mask: npt.NDArray[np.bool_] | None = None
 
     def allowed(self) -> npt.NDArray[np.bool_]:
         """See `kweek.protocols.Constraint`."""
-        return self._grammar.vocabulary.end_mask if self._ended else self._grammar.mask(self._state)
+        if self._mask is None:
+            grammar = self._grammar
+            if self._ended:
+                self._mask = grammar.vocabulary.end_mask
+            elif self._left is None or self._left - 2 >= grammar.highest_cost:
+                self._mask = grammar.mask(self._state)
+            else:  # this token and the end are two of those left
+                self._mask = grammar.mask_within(self._state, self._left - 2)
+        return self._mask
 
     def advance(self, token_id: int) -> None:
         """See `kweek.protocols.Constraint`.
@@ -90,13 +128,15 @@ class AutomatonConstraint:
         Raises:
             GrammarError: the token was not allowed; the state stays.
         """
-        automaton, vocabulary = self._grammar.automaton, self._grammar.vocabulary
-        if 0 <= token_id < len(vocabulary):
-            if token_id in vocabulary.eos_ids and (self._ended or automaton.accepting_S[self._state]):
-                self._ended = True
-                return
-            following = self._grammar.following(self._state, token_id)
-            if not self._ended and automaton.live_S[following]:
-                self._state = following
-                return
-        raise GrammarError(f"token {token_id} is not allowed here")
+        vocabulary = self._grammar.vocabulary
+        if not (0 <= token_id < len(vocabulary) and self.allowed()[token_id]):
+            raise GrammarError(f"token {token_id} is not allowed here")
+        if self._ended:
+            return
+        # A control token may both end a text and stand inside a form; where the text may end, it ends it.
+        if token_id in vocabulary.eos_ids and self._grammar.automaton.accepting_S[self._state]:
+            self._ended = True
+        else:
+            self._state = self._grammar.following(self._state, token_id)
+        self._left = None if self._left is None else self._left - 1
+        self._mask = None

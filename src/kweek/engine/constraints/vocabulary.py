@@ -132,7 +132,7 @@ class Vocabulary:
     @functools.cached_property
     def tree(self) -> PrefixTree:
         """The prefix tree of all tokens that stand for text."""
-        return PrefixTree(self.tokens, np.flatnonzero(self.spoken))
+        return PrefixTree(self.tokens, np.flatnonzero(self.spoken).tolist())
 
     def split(self, text: str) -> list[bytes | int]:
         """A text of a trusted template in pieces: control tokens where it spells their names, else bytes."""
@@ -151,45 +151,43 @@ class Vocabulary:
 
 
 class PrefixTree:
-    """All beginnings of tokens, level by level, so that a level is one step of arrays.
+    """All beginnings of tokens, level by level and in order within each, so that children lie together.
 
     Args:
         tokens: bytes by id.
         ids: of the tokens to hold, none of them empty.
 
     Attributes:
+        ids: as given, in the order of their bytes.
+        nodes: node of each of them.
         byte_N: last byte of each beginning; the root is node 0 with byte 0.
         parent_N: the beginning without it.
+        first_N, past_N: the first of the beginnings that are one byte longer, and one past the last.
         levels: first and one past the last node of each level below the root.
-        ids: as given.
-        nodes: node of each of them.
     """
 
-    def __init__(self, tokens: Sequence[bytes], ids: npt.NDArray[np.intp]) -> None:
-        self.ids = ids
+    def __init__(self, tokens: Sequence[bytes], ids: Iterable[int]) -> None:
+        ordered = sorted(ids, key=lambda index: tokens[index])
+        nodes = dict.fromkeys(ordered, 0)
         parents, last_bytes = [0], [0]
-        current = dict.fromkeys(ids.tolist(), 0)
-        nodes = dict(current)
         self.levels: list[tuple[int, int]] = []
-        depth = 0
-        while current:
-            start = len(parents)
-            children: dict[int, int] = {}
-            following = {}
-            for index, node in current.items():
-                piece = tokens[index]
-                key = node << 8 | piece[depth]
-                child = children.get(key)
-                if child is None:
-                    child = children[key] = len(parents)
-                    parents.append(node)
-                    last_bytes.append(piece[depth])
-                nodes[index] = child
-                if len(piece) > depth + 1:
-                    following[index] = child
+        pending, depth = ordered, 0
+        while pending:
+            start, last = len(parents), (-1, -1)
+            for index in pending:
+                key = (nodes[index], tokens[index][depth])
+                if key != last:
+                    parents.append(key[0])
+                    last_bytes.append(key[1])
+                    last = key
+                nodes[index] = len(parents) - 1
             self.levels.append((start, len(parents)))
-            current = following
             depth += 1
-        self.parent_N = np.array(parents, dtype=np.intp)
+            pending = [index for index in pending if len(tokens[index]) > depth]
+        self.ids = np.array(ordered, dtype=np.intp)
+        self.nodes = np.array([nodes[index] for index in ordered], dtype=np.intp)
         self.byte_N = np.array(last_bytes, dtype=np.uint8)
-        self.nodes = np.array([nodes[index] for index in ids.tolist()], dtype=np.intp)
+        self.parent_N = np.array(parents, dtype=np.intp)
+        everyone = np.arange(len(parents))
+        self.first_N = np.searchsorted(self.parent_N[1:], everyone, side="left") + 1
+        self.past_N = np.searchsorted(self.parent_N[1:], everyone, side="right") + 1
