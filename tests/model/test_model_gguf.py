@@ -279,6 +279,7 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
         ({"split.count": 3}, "one part of several"),
         ({"tokenizer.ggml.tokens": ["a", "b"]}, "2 tokens for an embedding of 288 rows"),
         ({"tokenizer.ggml.merges": ["a b"] * 2000}, "2000 merges for 288 tokens"),
+        ({"tokenizer.ggml.token_type": [1] * 9}, "9 types for 288 tokens"),
         ({"tokenizer.ggml.eos_token_id": "end"}, "not a number"),
         ({"tokenizer.ggml.eos_token_id": 0.5}, "not a token id"),
         ({"qwen3.context_length": "long\nlong"}, "not a number"),
@@ -306,6 +307,19 @@ def test_a_tensor_of_an_unknown_type_is_noticed_before_the_network_is_made(tmp_p
     (tmp_path / "m.gguf").write_bytes(content)
     with GGUFFile(tmp_path / "m.gguf") as file, pytest.raises(CheckpointError, match="type 39"):
         check_file(file)
+
+
+@pytest.mark.parametrize(
+    "key", ["general.architecture", "general.alignment", "qwen3.block_count", "tokenizer.chat_template"]
+)
+def test_lists_in_the_place_of_one_value_are_not_decoded(key: str, tmp_path: Path) -> None:
+    fields, tensors = sound_parts(tmp_path / "m.gguf")
+    path = raw_gguf(tmp_path / "m.gguf", fields | {key: ["ab"] * 20_000}, tensors)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=f"metadata {key} is a list"):
+        load_gguf(path)
+    assert tracemalloc.get_traced_memory()[1] < path.stat().st_size
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("count", [3, 60_000])

@@ -98,7 +98,9 @@ def _history(folder: Path) -> str:
     except StoreError:
         return ""
     rows = [
-        (key.replace("_", " "), f"{value:,.6g}") for key, value in made.metrics.items() if _is_number(value)
+        (key.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.6g}")
+        for key, value in made.metrics.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
     ]
     ledger: Mapping[str, object] = made.ledger
     for key, show in (("flop_total", format_flop), ("seconds", format_seconds)):
@@ -106,10 +108,6 @@ def _history(folder: Path) -> str:
         if isinstance(value, int | float) and value:
             rows.append((f"{key.removesuffix('_total')} of its last stage", show(value)))
     return "Of the folder it was made from, by its manifest:\n\n" + _table(rows) if rows else ""
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _lineage(folder: Path, lineage: Sequence[Ancestor]) -> str:

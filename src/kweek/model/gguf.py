@@ -100,6 +100,8 @@ def check_file(file: GGUFFile) -> ModelConfig:
 
 def _check_vocabulary(file: GGUFFile, config: ModelConfig) -> None:
     """Compare the lengths of the tokenizer's lists with the embedding, before any is decoded."""
+    for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.chat_template"):
+        file.fields.plain(key)
     tokens = file.fields.list_length("tokenizer.ggml.tokens")
     if tokens is None:
         return  # then the tokenizer has more to say about it
@@ -107,6 +109,9 @@ def _check_vocabulary(file: GGUFFile, config: ModelConfig) -> None:
         raise CheckpointError(
             f"it holds {tokens} tokens for an embedding of {config.vocab_size} rows", where=str(file.path)
         )
+    types = file.fields.list_length("tokenizer.ggml.token_type")
+    if types not in (None, tokens):
+        raise CheckpointError(f"it holds {types} types for {tokens} tokens", where=str(file.path))
     merges = file.fields.list_length("tokenizer.ggml.merges") or 0
     if merges > _MAX_MERGES_PER_TOKEN * tokens:
         raise CheckpointError(f"it holds {merges} merges for {tokens} tokens", where=str(file.path))
@@ -159,7 +164,7 @@ def config_of(file: GGUFFile) -> ModelConfig:
         CheckpointError: an unsupported architecture or feature, a missing or impossible size.
     """
     where, fields = str(file.path), file.fields
-    name = fields.get("general.architecture")
+    name = fields.plain("general.architecture")
     if name not in _ARCHITECTURES:
         known = ", ".join(_ARCHITECTURES)
         raise CheckpointError(
@@ -213,13 +218,13 @@ def _refuse_unsupported(file: GGUFFile, name: str) -> None:
     for key in ("expert_count", "attention.sliding_window"):
         if _number(file, key, 0, prefix=f"{name}."):
             raise CheckpointError("experts and sliding windows are not supported", where=where)
-    if file.fields.get(f"{name}.rope.scaling.type", "none") != "none":
+    if file.fields.plain(f"{name}.rope.scaling.type", "none") != "none":
         raise CheckpointError("scaled rotary embeddings are not supported", where=where)
 
 
 def _number(file: GGUFFile, key: str, default: float | None = None, *, prefix: str = "") -> Any:
     """A number of the metadata, finite. Raises CheckpointError when it is missing or something else."""
-    value = file.fields.get(prefix + key, default)
+    value = file.fields.plain(prefix + key, default)
     if value is None:
         raise CheckpointError(f"metadata {prefix}{key} is missing", where=str(file.path))
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):

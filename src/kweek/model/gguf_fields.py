@@ -92,7 +92,7 @@ class Cursor:
         """A value of a type as plain Python; only after `skip_value` found it sound.
 
         Raises:
-            CheckpointError: a text of more than a mebibyte.
+            CheckpointError: a text of more than a mebibyte, or a list of lists, which nothing here is.
         """
         if kind == _STRING:
             size = self.scalar("Q")
@@ -104,8 +104,10 @@ class Cursor:
         if kind in _SCALARS:
             return self.scalar(_SCALARS[kind])
         inner, number = self.scalar("I"), self.scalar("Q")
-        if inner not in _SCALARS:
+        if inner == _STRING:
             return [self.value(inner) for _ in range(number)]
+        if inner == _ARRAY:
+            raise self.broken("it holds a list of lists where a list is needed")
         start = self.skip(number * struct.calcsize("<" + _SCALARS[inner]))
         return np.frombuffer(self.data[start : self.position], np.dtype("<" + _SCALARS[inner])).tolist()
 
@@ -144,6 +146,12 @@ class Metadata(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def plain(self, key: str, default: Any = None) -> Any:
+        """A number or text, or the default where there is none. Raises CheckpointError for a list, undecoded."""
+        if self.list_length(key) is not None:
+            raise self._cursor.broken(f"metadata {key} is a list")
+        return self.get(key, default)
 
     def list_length(self, key: str) -> int | None:
         """Length of a list without decoding it; None when there is no such key or it is no list."""

@@ -128,7 +128,7 @@ class GGUFFile:
         if cursor.count(num_tensors, _SMALLEST_DESCRIPTION) > _MAX_TENSORS:
             raise cursor.broken(f"it holds {num_tensors} tensors, more than {_MAX_TENSORS}")
         found = [self._description() for _ in range(num_tensors)]
-        alignment = fields.get("general.alignment", 32)
+        alignment = fields.plain("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise cursor.broken(f"alignment {str(alignment)[:40]!r} is not a power of two")
         base = -(-cursor.position // alignment) * alignment
