@@ -12,7 +12,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 
 from kweek.compress.sensitivity import Losses
-from kweek.compress.widths import file_bytes
+from kweek.compress.widths import file_bytes, header_bytes
 from kweek.errors import ConfigError
 from kweek.model.config import ModelConfig
 from kweek.model.layout import tensor_shapes
@@ -36,10 +36,13 @@ def allocate(
     shapes = {name: tensor_shapes(config)[name] for name in losses}
     hulls = {name: _hull(shapes[name], losses[name], choices) for name in shapes}
     widths = {name: hull[0] for name, hull in hulls.items()}
-    left = max_bytes - file_bytes(config, widths)
+    most = dict.fromkeys(widths, max(choices))
+    # the header is taken as long as it can become
+    least = file_bytes(config, widths) - header_bytes(config, widths) + header_bytes(config, most)
+    left = max_bytes - least
     if left < 0:
         raise ConfigError(
-            f"with {min(choices)} bits everywhere the file still has {file_bytes(config, widths) / 1e6:.2f} MB, "
+            f"with {min(choices)} bits everywhere the file still has {least / 1e6:.2f} MB, "
             f"and {max_bytes / 1e6:.2f} MB were asked for",
             where="--size",
             fix="ask for more, or prune the model first",

@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
 from kweek.errors import ConfigError
 from kweek.model.config import ModelConfig
 from kweek.model.layout import tensor_shapes
-from kweek.model.quantized import BIT_WIDTHS, GROUP_SIZE, SUFFIXES, stored_bytes
+from kweek.model.quantized import BIT_WIDTHS, GROUP_SIZE, SUFFIXES, num_words, stored_bytes
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 #: A tensor that stays in fp16.
 FULL = 16
-#: A tensor's entry in the header of a safetensors file is 90 to 125 bytes long, its name being most of it.
-_HEADER_BYTES = 90
+_SHAPE_BYTES = 16  # of `weight_shape`
 
 
 def uniform(config: ModelConfig, num_bits: int, embedding_bits: int = FULL) -> dict[str, int]:
@@ -65,11 +66,34 @@ def check(config: ModelConfig, widths: Mapping[str, int]) -> None:
 
 
 def file_bytes(config: ModelConfig, widths: Mapping[str, int]) -> int:
-    """Bytes of `model.safetensors` with these widths, its header included (to a percent of the header)."""
-    total = 8
+    """Bytes of `model.safetensors` with these widths, to the byte."""
+    shapes = tensor_shapes(config)
+    values = sum(stored_bytes(shape, widths.get(name, FULL)) for name, shape in shapes.items())
+    packed = sum(widths.get(name, FULL) != FULL for name in shapes)
+    return header_bytes(config, widths) + values + packed * _SHAPE_BYTES
+
+
+def header_bytes(config: ModelConfig, widths: Mapping[str, int]) -> int:
+    """Bytes of the header of that file (see `kweek.model.tensors.write_tensors`); they grow with the bits."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
     for name, shape in tensor_shapes(config).items():
         bits = widths.get(name, FULL)
-        total += stored_bytes(shape, bits)
-        parts = SUFFIXES if bits != FULL else ("weight",)
-        total += len(parts) * (_HEADER_BYTES + len(name)) + (16 if bits != FULL else 0)
-    return total
+        for part, dtype, size, num_bytes in _parts(name, shape, bits):
+            offsets = [position, position + num_bytes]
+            header[part] = {"dtype": dtype, "shape": list(size), "data_offsets": offsets}
+            position += num_bytes
+    length = len(json.dumps(header, separators=(",", ":")))
+    return 8 + length + -length % 8
+
+
+def _parts(name: str, shape: tuple[int, ...], bits: int) -> list[tuple[str, str, tuple[int, ...], int]]:
+    """What is stored of a tensor: name, dtype, shape and bytes."""
+    if bits == FULL:
+        return [(name, "F16", shape, stored_bytes(shape, FULL))]
+    rows, columns = shape
+    words, groups = num_words(columns, bits), columns // GROUP_SIZE
+    sizes = [("I32", (rows, words), 4 * rows * words), ("F16", (rows, groups), 2 * rows * groups)]
+    base = name.removesuffix(".weight")
+    stored = [*sizes, ("I64", (2,), _SHAPE_BYTES)]
+    return [(f"{base}.{suffix}", *part) for suffix, part in zip(SUFFIXES, stored, strict=True)]
