@@ -62,8 +62,8 @@ from kweek.tokenize.encoding import PROBE
 from kweek.tokenize.tokenizer import Tokenizer
 
 NUM_MUTATIONS, NUM_TOKENS = 1_000_000, 100_000
-#: Bytes that opening a file may take beside twice its size: objects whose number does not depend on it.
-CONSTANT = 1 << 16
+#: Smaller files count as this many bytes: what opening any file takes in objects.
+SMALLEST = 1 << 14
 #: Address space that a damaged file may ask for beyond what the sound ones needed, reading and loading included.
 MOST_EXTRA = 1 << 28
 LOGIT_TOLERANCE = 5e-5
@@ -308,7 +308,7 @@ def mutate(first: int, number: int) -> dict[str, Any]:
                 with contextlib.suppress(CheckpointError), open_gguf(path):
                     pass
                 peak = tracemalloc.get_traced_memory()[1] - before
-                worst = max(worst, (peak - CONSTANT) / max(len(content), 1))
+                worst = max(worst, peak / max(len(content), SMALLEST))
                 _use(path, seed, outcome)
             except CheckpointError as error:
                 outcome["refused"] += 1

@@ -21,7 +21,7 @@ _SCALARS = {
 _STRING, _ARRAY = 8, 9
 _MAX_DEPTH = 2  # arrays of arrays occur nowhere deeper
 _MAX_ENTRIES = 4096  # a hundred times what real files have
-_MAX_NAME_BYTES = 65_535  # the format's own limit for keys
+_MAX_NAME_BYTES = 1024  # ten times what real names have; the format allows 65,535
 _MAX_TEXT_BYTES = 1 << 20  # the longest chat template of a published model is a fortieth of this
 _SMALLEST_ENTRY = 13  # bytes: key length 8, key 0, type 4, value 1
 
@@ -66,10 +66,10 @@ class Cursor:
         if size > _MAX_NAME_BYTES:
             raise self.broken(f"it holds a name of {size} bytes, more than {_MAX_NAME_BYTES}")
         start = self.skip(size)
-        try:
-            return self.data[start : start + size].decode("ascii")
-        except UnicodeDecodeError:
-            raise self.broken(f"the name at byte {start} is not ASCII") from None
+        found = self.data[start : start + size]
+        if not found.isascii():
+            raise self.broken(f"the name at byte {start} is not ASCII")
+        return found.decode("ascii")
 
     def skip_value(self, kind: int, depth: int = 0) -> None:
         """Go past a value of a type, checking all its lengths."""
