@@ -70,6 +70,7 @@ def test_a_control_token_spelled_in_a_prompt_stays_text(server, trained):
         ({"model": "parrot", "prompt": "y", "stop": [""]}, 400, "invalid_value", None),
         ({"model": "parrot", "prompt": "y", "logit_bias": {"a": 1}}, 400, "invalid_value", "logit_bias"),
         ({"model": "parrot", "prompt": "y", "beams": 4}, 400, "unknown_parameter", "beams"),
+        ({"model": "parrot", "prompt": "x" * (1 << 20)}, 400, "context_length_exceeded", "prompt"),
         ({"model": "parrot", "prompt": [0] * 385}, 400, "context_length_exceeded", "prompt"),
     ],
 )
@@ -78,6 +79,28 @@ def test_bodies_that_cannot_be_meant(server, body, status, code, param):
     assert (found_status, error["code"]) == (status, code)
     assert error["type"] == "invalid_request_error"
     assert param is None or error["param"] == param
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"temperature": 1e-45}, {"temperature": 100.0}, {"top_p": 1e-300}, {"top_k": 10**30}, {"seed": -(10**30)},
+        {"min_p": 1.0}, {"logit_bias": {"0": 100.0, "1": -100.0}}, {"stop": ["y" * 1000] * 16},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_ends_of_the_ranges_are_answered(server, extreme):
+    body = {"model": server.model, "prompt": "one", "max_tokens": 4, "logprobs": 1, "seed": 1} | extreme
+    status, found, _ = server.call("POST", "/v1/completions", body)
+    assert status == 200 and found["usage"]["completion_tokens"] == 4
+    assert all(-100 < logprob <= 0 for logprob in found["choices"][0]["logprobs"]["token_logprobs"])
+
+
+def test_a_message_that_nests_too_deep(server):
+    call = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "[" * 500 + "]" * 500}}
+    body = {"model": server.model, "messages": [{"role": "assistant", "tool_calls": [call]}], "max_tokens": 1}
+    status, found, _ = server.call("POST", "/v1/chat/completions", body)
+    assert status in (200, 400), found
 
 
 def test_a_body_too_large_is_refused_before_it_is_read(server):

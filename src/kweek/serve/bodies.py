@@ -45,7 +45,7 @@ class StreamOptions(Body):
     include_obfuscation: bool = False
 
 
-Text = Annotated[str, Field(min_length=1)]
+Stop = Annotated[str, Field(min_length=1, max_length=1000)]  # longer ones would be searched for at a cost
 
 
 class SamplingBody(Body):
@@ -61,7 +61,7 @@ class SamplingBody(Body):
     #: another one each time.
     seed: int | None = None
     n: int = Field(1, ge=1, le=MAX_CHOICES)
-    stop: Text | Annotated[list[Text], Field(max_length=MAX_STOPS)] = Field(default_factory=list)
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = Field(default_factory=list)
     logit_bias: dict[str, Annotated[float, Field(ge=-100.0, le=100.0)]] = Field(default_factory=dict)
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -184,6 +184,8 @@ def parse(kind: type[AnyBody], data: bytes) -> AnyBody:
     """
     try:
         value = json.loads(data, parse_constant=_refuse_constant)
+        if b"\\u" in data:
+            _check_unicode(value)
     except (ValueError, RecursionError) as error:
         raise Refusal(f"The body is not JSON ({type(error).__name__}).", code="invalid_json") from error
     if not isinstance(value, Mapping):
@@ -199,6 +201,11 @@ def parse(kind: type[AnyBody], data: bytes) -> AnyBody:
                 f"The field {param!r} is not supported. Leave it out.", param=param, code="unknown_parameter"
             ) from None
         raise Refusal(f"{param}: {first['msg']}.", param=param, code="invalid_value") from None
+
+
+def _check_unicode(value: Any) -> None:
+    """Raises ValueError for half of a surrogate pair, which JSON can spell and text cannot be."""
+    json.dumps(value, ensure_ascii=False).encode()
 
 
 def _refuse_constant(name: str) -> float:

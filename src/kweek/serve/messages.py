@@ -27,6 +27,8 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
                 param=f"messages.{number}.{unknown[0]}",
                 code="unknown_parameter",
             )
+        if not isinstance(fields.get("role"), str):
+            raise Refusal("A message has a role.", param=f"messages.{number}.role", code="invalid_value")
         where = f"messages.{number}.content"
         fields["content"] = _read_content(fields["content"], where) if "content" in fields else None
         if "tool_calls" in fields:
@@ -54,7 +56,7 @@ def _read_calls(calls: Any, where: str) -> list[dict[str, Any]]:
             {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
             for call in calls
         ]
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, RecursionError):
         raise Refusal(
             "A tool call has a function with a name and its arguments as JSON.",
             param=where,

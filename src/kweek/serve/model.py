@@ -19,6 +19,8 @@ from kweek.serve.tool_calls import FORM, OPENING
 from kweek.tokenize.chat import encode_prompt
 from kweek.tokenize.tokenizer import Tokenizer
 
+COLDEST = 1e-4  # below this only ties closer than rounding are not greedy, and fp32 would overflow
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -78,6 +80,7 @@ class ServedModel:
 
     def _encode_prompt(self, entry: Any, param: str) -> Prompt:
         if isinstance(entry, str):
+            self._check_length(len(entry), param)
             opening = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
             ids = self.tokenizer.encode(entry)
             if not (opening or ids):
@@ -87,6 +90,16 @@ class ServedModel:
             raise Refusal("Neither a text nor a list of token ids.", param=param, code="invalid_value")
         self.check_ids(entry, param)
         return Prompt(entry)
+
+    def _check_length(self, num_characters: int, param: str) -> None:
+        """Refuse a text that cannot fit, before time is spent on counting its tokens exactly.
+
+        Raises:
+            Refusal: even in the longest tokens of the vocabulary it would be longer than the context.
+        """
+        least = -(-num_characters // max(1, int(self.tokenizer.token_num_bytes.max())))
+        if least > self.max_positions:
+            raise _too_long(self.max_positions, f"at least {least}", None, param)
 
     def check_ids(self, ids: Sequence[int], param: str) -> None:
         """Raises:
@@ -114,6 +127,8 @@ class ServedModel:
             )
         try:
             return encode_prompt(self.tokenizer, messages, think=think, tools=tools)
+        except RecursionError:
+            raise Refusal("The messages nest too deep.", param="messages", code="invalid_value") from None
         except KweekError as error:
             raise Refusal.of(error, param="messages") from error
 
@@ -144,13 +159,7 @@ class ServedModel:
         """
         limit = self.max_positions
         if num_prompt + (1 if asked is None else asked) > limit:
-            wanted = "" if asked is None else f" and {asked} are asked for"
-            raise Refusal(
-                f"The context of this model is {limit} tokens; the prompt has {num_prompt}{wanted}. "
-                "Nothing is ever cut off silently: shorten the prompt or ask for fewer tokens.",
-                param=param,
-                code="context_length_exceeded",
-            )
+            raise _too_long(limit, str(num_prompt), asked, param)
         return limit - num_prompt if asked is None else asked
 
     def requests(
@@ -167,10 +176,10 @@ class ServedModel:
             Request(
                 prompt_ids,
                 num_new,
-                body.temperature,
+                body.temperature if body.temperature >= COLDEST else 0.0,
                 seed_of(base, sample),
                 self.tokenizer.stop_ids,
-                top_k=max(0, body.top_k),  # -1 is vLLM's "all"
+                top_k=max(0, min(body.top_k, self.tokenizer.vocab_size)),  # -1 is vLLM's "all"
                 top_p=body.top_p,
                 min_p=body.min_p,
                 logit_bias=bias,
@@ -187,6 +196,16 @@ class ServedModel:
             raise Refusal("Keys are token ids.", param="logit_bias", code="invalid_value") from None
         self.check_ids(list(found), "logit_bias")
         return found
+
+
+def _too_long(limit: int, num_prompt: str, asked: int | None, param: str) -> Refusal:
+    wanted = "" if asked is None else f" and {asked} are asked for"
+    return Refusal(
+        f"The context of this model is {limit} tokens; the prompt has {num_prompt}{wanted}. "
+        "Nothing is ever cut off silently: shorten the prompt or ask for fewer tokens.",
+        param=param,
+        code="context_length_exceeded",
+    )
 
 
 def seed_of(seed: int, sample: int) -> int:
