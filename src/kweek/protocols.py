@@ -44,8 +44,10 @@ class TokenInterceptor(Protocol):
     Forced tokens carry `sampled=False`, so no loss is ever taken on them.
     """
 
-    #: tokens that can close a call, between which an engine need not ask; None asks after every token.
-    trigger_ids: frozenset[int] | None
+    @property
+    def trigger_ids(self) -> frozenset[int] | None:
+        """Tokens that can close a call, between which an engine need not ask; None asks after every token."""
+        ...
 
     def __call__(self, token_ids: Sequence[int]) -> Sequence[int]: ...
 
