@@ -238,3 +238,10 @@ def test_a_failing_compiler_is_named_and_leaves_nothing(monkeypatch, tmp_path):
     with pytest.raises(KweekError, match=r"the C compiler false failed"):
         library.compiled("portable", ["false"])
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(KweekError, match="cannot be compiled.*XDG_CACHE_HOME"):
+        library.compiled("portable")

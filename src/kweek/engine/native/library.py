@@ -125,15 +125,21 @@ def compiled(target: str, compiler: Sequence[str] | None = None) -> Path:
         KweekError: there is no C compiler, or it failed.
     """
     here = Path(__file__).parent
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kweek"
     try:
         words = list(compiler or find_compiler())
         digest = hashlib.sha256(repr((words, FLAGS, FLAGS_OF_TARGET[target])).encode())
         for name in SOURCES:
             digest.update((here / name).read_bytes())
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kweek"
         path = cache / digest.hexdigest()[:16] / file_name(target)
         if not path.exists():
             compile_library(here, target, words, path)
     except NoCompiler as error:
         raise KweekError(str(error), fix="install gcc or clang, or: pip install ziglang") from None
+    except OSError as error:
+        raise KweekError(
+            f"the native engine cannot be compiled: {error.strerror}",
+            where=str(cache),
+            fix="set XDG_CACHE_HOME",
+        ) from None
     return path
