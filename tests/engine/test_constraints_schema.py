@@ -24,7 +24,7 @@ VOCABULARY = Vocabulary([*TOKENS, b"</s>"], [len(TOKENS)])
 
 
 def automaton_of(schema):
-    return build(schema_pattern(schema, LIMITS), VOCABULARY.units, LIMITS)
+    return build(schema_pattern(schema, LIMITS, 0), VOCABULARY.units, LIMITS)
 
 
 def accepts(automaton, text):
@@ -141,6 +141,34 @@ def test_strings_are_json_strings_and_lengths_count_characters():
         assert accepts(automaton, text) == fits, text
 
 
+def test_maps_have_free_names_and_at_most_so_many():
+    for most, three in ((None, True), (2, False)):
+        schema = {"type": "object", "additionalProperties": {"type": "integer"}}
+        automaton = automaton_of({**schema, **({"maxProperties": most} if most else {})})
+        fits = {"{}": True, '{"a":1}': True, '{"a":1,"b":2,"c":3}': three, '{"a":true}': False}
+        assert {text: accepts(automaton, text) for text in fits} == fits
+    none = automaton_of({"type": "object", "additionalProperties": {"type": "null"}, "maxProperties": 0})
+    assert accepts(none, "{}") and not accepts(none, '{"a":null}')
+
+
+def test_recursion_is_unrolled_to_a_depth():
+    schema = {
+        "type": "object",
+        "properties": {"in": {"anyOf": [{"type": "null"}, {"$ref": "#"}]}},
+        "required": ["in"],
+    }
+    automaton = build(schema_pattern(schema, LIMITS, 2), VOCABULARY.units, LIMITS)
+    texts = ["null"]
+    for _ in range(5):
+        texts.append(f'{{"in":{texts[-1]}}}')
+    assert [accepts(automaton, text) for text in texts] == [False, True, True, True, False, False]
+    with pytest.raises(GrammarError, match="nothing satisfies"):
+        build(schema_pattern({"$ref": "#"}, LIMITS, 2), VOCABULARY.units, LIMITS)
+    twice = {"type": "array", "items": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}}
+    with pytest.raises(BeyondAutomaton, match="once references"):
+        schema_pattern(twice, LIMITS, 12)
+
+
 def test_many_optional_properties_take_linear_space():
     size = {}
     for count in (20, 40):
@@ -155,7 +183,7 @@ BEYOND = [
     {"type": "integer", "multipleOf": 3}, {"type": "string", "format": "email"}, {"allOf": [NULL, NULL]},
     {"oneOf": [{"type": "integer"}, {"type": "number"}]}, {"type": "string", "pattern": "a", "minLength": 3},
     {"type": "object", "properties": {}, "required": ["a"]}, {"enum": [1], "minimum": 0},
-    {"type": "object", "patternProperties": {"a": NULL}},
+    {"type": "object", "patternProperties": {"a": NULL}}, {"type": "object", "properties": {}, "maxProperties": 1},
     {"$defs": {"a": {"anyOf": [NULL, {"$ref": "#/$defs/b"}]}, "b": {"type": "array", "items": {"$ref": "#/$defs/a"}}},
      "$ref": "#/$defs/a"},
 ]  # fmt: skip
@@ -164,7 +192,7 @@ BEYOND = [
 @pytest.mark.parametrize("schema", BEYOND, ids=str)
 def test_what_is_not_covered_is_said_and_never_ignored(schema):
     with pytest.raises(BeyondAutomaton):
-        schema_pattern(schema, LIMITS)
+        schema_pattern(schema, LIMITS, 0)
 
 
 WRONG = [
@@ -179,7 +207,7 @@ WRONG = [
 @pytest.mark.parametrize("schema", WRONG, ids=str)
 def test_what_is_no_schema_is_refused(schema):
     with pytest.raises(GrammarError) as caught:
-        schema_pattern(schema, LIMITS)
+        schema_pattern(schema, LIMITS, 0)
     assert not isinstance(caught.value, BeyondAutomaton)
 
 
@@ -189,7 +217,7 @@ def test_doubling_references_are_counted_not_followed():
     }
     defs["d40"] = {"type": "null"}
     with pytest.raises(BeyondAutomaton, match="once references are followed"):
-        schema_pattern({"$ref": "#/$defs/d0", "$defs": defs}, LIMITS)
+        schema_pattern({"$ref": "#/$defs/d0", "$defs": defs}, LIMITS, 0)
 
 
 def test_json_text_is_checked_before_it_is_read():

@@ -17,6 +17,7 @@ from kweek.engine.constraints.tools import Call, ToolForm, calls_pattern, calls_
 from kweek.engine.constraints.vocabulary import Vocabulary
 
 _OWN_TOKENS = 8_192  # up to here the first mask of a state takes the automaton 0.2 ms, and it is kept
+_UNROLL = 3  # a list of lists of lists; each more doubles the states of a tree
 
 Answer = tuple[dict[str, Any], list[bytes]]
 
@@ -26,12 +27,12 @@ class Job:
     """One grammar in the forms that the providers take, made when asked for.
 
     Attributes:
-        pattern: the regular form.
+        pattern: the regular form, recursion unrolled so many times.
         grammar: llguidance's form.
         controls: control tokens that it may say.
     """
 
-    pattern: Callable[[], Pattern]
+    pattern: Callable[[int], Pattern]
     grammar: Callable[[], str]
     controls: frozenset[int] = frozenset()
 
@@ -55,30 +56,32 @@ def read(kind: str, source: str, form: ToolForm, limits: Limits, vocabulary: Voc
             return Job(_no_pattern, lambda: guidance.lark_grammar(source))
         case "regex":
             expression = parse_regex(source, limits)
-            return Job(lambda: expression, lambda: guidance.regex_grammar(rust_regex(expression)))
+            return Job(lambda _: expression, lambda: guidance.regex_grammar(rust_regex(expression)))
         case "choice":
             words = trie([word.encode() for word in _choices(parse_json(source, limits))])
-            return Job(lambda: words, lambda: guidance.regex_grammar(rust_regex(words)))
+            return Job(lambda _: words, lambda: guidance.regex_grammar(rust_regex(words)))
         case "schema":
             schema = parse_json(source, limits)
             if not isinstance(schema, dict | bool):
                 raise GrammarError("the schema is neither an object nor a boolean")
             check_patterns(schema, limits)
-            return Job(lambda: schema_pattern(schema, limits), lambda: guidance.schema_grammar(schema))
+            return Job(
+                lambda unroll: schema_pattern(schema, limits, unroll), lambda: guidance.schema_grammar(schema)
+            )
         case "tools":
             calls = [_call(tool, form, vocabulary) for tool in read_tools(parse_json(source, limits))]
             for call in calls:
                 check_patterns(call.arguments, limits)
             pieces = [piece for call in calls for piece in (*call.before, *call.after)]
             return Job(
-                lambda: calls_pattern(calls, limits),
+                lambda unroll: calls_pattern(calls, limits, unroll),
                 lambda: guidance.lark_grammar(*calls_rules(calls)),
                 frozenset(piece for piece in pieces if isinstance(piece, int)),
             )
     raise GrammarError(f"unknown kind of grammar {kind!r}")
 
 
-def _no_pattern() -> Pattern:
+def _no_pattern(unroll: int) -> Pattern:
     raise BeyondAutomaton("a grammar in Lark's form is not regular", fix="use llguidance")
 
 
@@ -112,17 +115,18 @@ def answer(message: dict[str, Any], vocabulary: Vocabulary) -> Answer:
     provider = message["provider"]
     if provider == "auto" and (len(vocabulary) <= _OWN_TOKENS or not is_installed()):
         try:
-            return _automaton(job, limits, vocabulary)
+            # llguidance, where it is there, reads recursion whole.
+            return _automaton(job, limits, vocabulary, 0 if is_installed() else _UNROLL)
         except BeyondAutomaton as error:
             if not is_installed():
                 raise GrammarError(error.what, where=error.where, fix=INSTALL) from None
     elif provider == "own":
-        return _automaton(job, limits, vocabulary)
+        return _automaton(job, limits, vocabulary, _UNROLL)
     text = job.grammar()
     guidance.GuidanceGrammar(vocabulary, text, job.controls).trial(limits)
     return {"provider": "llguidance", "grammar": text, "controls": sorted(job.controls)}, []
 
 
-def _automaton(job: Job, limits: Limits, vocabulary: Vocabulary) -> Answer:
-    head, blobs = build(job.pattern(), vocabulary.units, limits).pack()
+def _automaton(job: Job, limits: Limits, vocabulary: Vocabulary, unroll: int) -> Answer:
+    head, blobs = build(job.pattern(unroll), vocabulary.units, limits).pack()
     return {"provider": "own", **head}, blobs

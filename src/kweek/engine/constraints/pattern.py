@@ -68,6 +68,9 @@ class Members:
 Pattern = Literal | Control | Characters | Chain | Either | Repeat | Members
 
 
+NOTHING = Either(())  # matches no text
+
+
 def text(value: str) -> Literal:
     """A literal text."""
     return Literal(value.encode())

@@ -1,4 +1,4 @@
-"""JSON Schema (draft 2020-12) as a regular pattern, where it is one: everything but recursion and a few keywords.
+"""JSON Schema (draft 2020-12) as a regular pattern: everything but a few keywords, recursion to a depth.
 
 Every text of the pattern is valid under the schema; not every valid text is one of the pattern. It is on one line,
 properties come in the schema's order, strings are written without `\\u` escapes, and properties that the schema leaves
@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from kweek.engine.constraints.limits import BeyondAutomaton, GrammarError, Limits, check_text
 from kweek.engine.constraints.numbers import NUMBER, between
 from kweek.engine.constraints.pattern import (
+    NOTHING,
     Chain,
     Characters,
     Either,
@@ -44,7 +45,7 @@ _SILENT = frozenset(
     | {"$schema", "$id", "$anchor", "$comment", "$defs", "definitions", "x-guidance"}
 )
 _KEYWORDS = {
-    "object": {"properties", "required", "additionalProperties"},
+    "object": {"properties", "required", "additionalProperties", "maxProperties"},
     "array": {"items", "minItems", "maxItems"},
     "string": {"minLength", "maxLength", "pattern", "format"},
     "integer": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
@@ -109,22 +110,28 @@ def _expressions(schema: Any) -> Iterator[str]:
             yield from _expressions(value)
 
 
-def schema_pattern(schema: Any, limits: Limits) -> Pattern:
+def schema_pattern(schema: Any, limits: Limits, unroll: int) -> Pattern:
     """The pattern of a schema.
 
+    Args:
+        schema: a JSON value.
+        limits: the bounds.
+        unroll: how often a schema may stand inside itself; texts that nest deeper are left out. With 0 a schema that
+            recurs is refused.
+
     Raises:
-        BeyondAutomaton: it recurs, or uses what is not supported here; says what.
+        BeyondAutomaton: it recurs and must not, or uses what is not supported here; says what.
         GrammarError: it is no schema, or its expressions are wrong.
     """
-    return _Reader(schema, limits).value(schema, "#")
+    return _Reader(schema, limits, unroll).value(schema, "#")
 
 
 class _Reader:
     """Reads one schema; `where` is the path to the part that is read."""
 
-    def __init__(self, root: Any, limits: Limits) -> None:
-        self._root, self._limits = root, limits
-        self._following: list[str] = []  # references being followed
+    def __init__(self, root: Any, limits: Limits, unroll: int) -> None:
+        self._root, self._limits, self._unroll = root, limits, unroll
+        self._following = ["#"]  # references being followed; the whole schema is the first
         self._num_read = 0
 
     def value(self, schema: Any, where: str) -> Pattern:
@@ -157,7 +164,9 @@ class _Reader:
     def _reference(self, target: Any, where: str) -> Pattern:
         if not isinstance(target, str) or not target.startswith("#"):
             raise GrammarError(f"a reference to another document ({str(target)[:60]!r})", where=where)
-        if target in self._following:
+        if self._following.count(target) > self._unroll:
+            if self._unroll:
+                return NOTHING  # what asks for more cannot be satisfied, and the automaton drops it
             raise BeyondAutomaton("the schema refers to itself", where=where)
         found = self._root
         for key in [unquote(part) for part in target[1:].split("/")[1:]]:
@@ -296,7 +305,12 @@ class _Reader:
         if not properties and extra is not False:
             value = self.value(extra, f"{where}/additionalProperties")
             entry = chain(self._string({}, where), COLON, value)
-            return chain(text("{"), optional(chain(entry, Repeat(chain(COMMA, entry), 0, None))), text("}"))
+            most = _count(schema, "maxProperties", where)
+            if most == 0:
+                return text("{}")
+            more = Repeat(chain(COMMA, entry), 0, None if most is None else most - 1)
+            return chain(text("{"), optional(chain(entry, more)), text("}"))
+        self._only(schema, {"type", "properties", "required", "additionalProperties"}, where)
         items: list[tuple[Pattern, bool]] = []
         for name, inner in properties.items():
             key = text(json.dumps(name, ensure_ascii=False))

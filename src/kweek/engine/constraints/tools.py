@@ -84,7 +84,7 @@ def read_tools(source: Any) -> list[tuple[str, Any]]:
     return list(tools.items())
 
 
-def calls_pattern(calls: list[Call], limits: Limits) -> Pattern:
+def calls_pattern(calls: list[Call], limits: Limits, unroll: int) -> Pattern:
     """One of the calls.
 
     Raises:
@@ -93,7 +93,7 @@ def calls_pattern(calls: list[Call], limits: Limits) -> Pattern:
     options: list[Pattern] = []
     for call in calls:
         check_patterns(call.arguments, limits)
-        arguments = schema_pattern(call.arguments, limits)
+        arguments = schema_pattern(call.arguments, limits, unroll)
         if call.body == "call":
             name = text(json.dumps(call.name, ensure_ascii=False))
             arguments = chain(
