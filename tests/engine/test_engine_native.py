@@ -108,7 +108,7 @@ def test_a_fork_and_a_larger_capacity_go_on_with_the_same_bits():
     backend.fork(0, 2, 30)
     assert np.array_equal(backend.forward([Fed(2, 30, ids[30:])], [19])[0], expected)
     backend.fork(0, 1, 30)
-    backend.reserve(700)
+    backend.reserve(1, 700)
     assert np.array_equal(backend.forward([Fed(1, 30, ids[30:])], [19])[0], expected)
 
 
@@ -243,5 +243,5 @@ def test_a_failing_compiler_is_named_and_leaves_nothing(monkeypatch, tmp_path):
 def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(KweekError, match="cannot be compiled.*XDG_CACHE_HOME"):
+    with pytest.raises(KweekError, match=r"cannot be compiled.*XDG_CACHE_HOME"):
         library.compiled("portable")

@@ -163,6 +163,20 @@ def test_impossible_requests_name_both_numbers(engine):
     assert len(engine.generate([Request([1] * 500, 100)])[0].token_ids) == 100
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"temperature": math.nan}, {"top_p": 0.0}, {"min_p": 1.5}, {"top_k": -1}]
+)
+def test_sampling_that_means_nothing_is_refused(engine, wrong):
+    with pytest.raises(KweekError, match="cannot sample with"):
+        engine.generate([Request([1], 2, **{"temperature": 1.0, **wrong})])
+
+
+def test_a_temperature_next_to_zero_is_zero(engine):
+    greedy = engine.generate([Request([1, 2], 5)])[0]
+    for temperature in (1e-45, 1e-12):
+        assert engine.generate([Request([1, 2], 5, temperature)])[0].token_ids == greedy.token_ids
+
+
 def test_requests_come_and_go_while_others_run(engine):
     expected = [engine.generate([Request([i, 5], 30, 1.0, seed=i)])[0].token_ids for i in range(9)]
     tickets, done, told = {}, {}, []

@@ -38,15 +38,11 @@ class Backend(Protocol):
     logits: npt.NDArray[np.float32]
     lse: npt.NDArray[np.float32]
 
-    def reserve(self, tokens: int) -> None:
-        """Make every slot hold at least `tokens`, keeping what is in it."""
-        ...
-
     def run(self, rows: Rows, steps: int = 1, fed: Sequence[Fed] = ()) -> npt.NDArray[np.void]:
         """Up to `steps` tokens for each row (of dtype `ROW`), which then says how many came and whether it paused.
 
         What is fed passes through the network first, with the same call; rows and fed tokens together are at most
-        `MAX_ROWS`. Returns choices (rows, steps) of dtype `CHOICE`.
+        `MAX_ROWS`. Slots grow as they need. Returns choices (rows, steps) of dtype `CHOICE`.
         """
         ...
 

@@ -55,8 +55,8 @@ class EagerBackend:
         self.lse = np.zeros(0, np.float32)
         self._cache = _SlotCache(self.config, num_slots, FIRST_CAPACITY)
 
-    def reserve(self, tokens: int) -> None:
-        """See `Backend`."""
+    def _reserve(self, tokens: int) -> None:
+        """Make every slot hold at least `tokens`, keeping what is in it."""
         before = self._cache.max_length
         if tokens > before:
             grown = _SlotCache(self.config, self.num_slots, max(tokens, 2 * before))
@@ -117,6 +117,7 @@ class EagerBackend:
 
     def _hidden(self, slots: Sequence[int], ids: Sequence[Sequence[int]], positions: Sequence[int]) -> Tensor:
         ids_BT = torch.tensor([list(row) for row in ids])
+        self._reserve(max(positions) + ids_BT.shape[1])
         self._cache.place(slots, torch.tensor(positions)[:, None] + torch.arange(ids_BT.shape[1]))
         hidden_BTD: Tensor = self.network(ids_BT, cache=self._cache)
         return hidden_BTD
@@ -134,7 +135,7 @@ def choose(row: np.void, logits_V: npt.NDArray[np.float32], lse: float) -> tuple
         shaped = shaped + bias
     if allowed is not None:
         shaped = np.where(allowed != 0, shaped, -math.inf)
-    if row["temperature"] <= 0:
+    if row["temperature"] < 1e-4:
         token = int(shaped.argmax())
         return token, float(logits_V[token] - lse), 0.0, 1.0
     weights = np.exp((shaped - shaped.max()) / float(row["temperature"]))

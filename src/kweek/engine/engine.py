@@ -113,7 +113,6 @@ class Engine:
         """Natural-log probability of every token given those before it; the first has 0.0."""
         backend = self._current().backend
         result: list[list[float]] = [[0.0] if sequence else [] for sequence in sequences]
-        backend.reserve(max(map(len, sequences), default=0))
         for group in _calls([len(sequence) - 1 for sequence in sequences]):
             fed = [
                 Fed(self._num_slots + place, start, sequences[index][start:end])

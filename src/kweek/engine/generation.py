@@ -177,13 +177,21 @@ def check(request: Request, config: ModelConfig) -> None:
     """Refuse what can never be generated.
 
     Raises:
-        KweekError: an empty prompt, a token outside the vocabulary, or more positions than the network has.
+        KweekError: an empty prompt, a token outside the vocabulary, more positions than the network has, or sampling
+            parameters that mean nothing.
     """
     if not request.prompt_ids:
         raise KweekError("a request has an empty prompt", fix="give it at least one token")
     if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < config.vocab_size:
         raise KweekError(
             f"a prompt has a token outside 0 .. {config.vocab_size - 1}", fix="use this model's own tokenizer"
+        )
+    shapes = (request.temperature >= 0, 0 < request.top_p <= 1, 0 <= request.min_p <= 1, request.top_k >= 0)
+    if not all(shapes) or request.temperature == math.inf:
+        raise KweekError(
+            f"cannot sample with temperature {request.temperature:g}, top_p {request.top_p:g}, "
+            f"min_p {request.min_p:g}, top_k {request.top_k}",
+            fix="temperature and top_k from 0, top_p above 0 and up to 1, min_p from 0 to 1",
         )
     if len(request.prompt_ids) + request.max_new_tokens > config.max_positions:
         raise KweekError(

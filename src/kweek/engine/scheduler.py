@@ -108,7 +108,6 @@ class Scheduler:
                 waiting.append(generation)
                 break
             slot, source, length = placed
-            self.backend.reserve(len(generation.ids) + generation.limit)
             if source is not None:
                 self.backend.fork(source.number, slot.number, length)
             generation.slot, generation.num_fed, generation.num_shared = slot, length, length

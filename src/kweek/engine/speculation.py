@@ -63,7 +63,6 @@ class Draft:
         """See `Proposer`."""
         held = self._held.get(slot, [])
         known = min(common_prefix(held, ids), len(ids) - 1)
-        self._backend.reserve(len(ids) + count)
         while len(ids) - 1 - known >= MAX_ROWS:
             self._backend.forward([Fed(slot, known, ids[known : known + MAX_ROWS])], [])
             known += MAX_ROWS

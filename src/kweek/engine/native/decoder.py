@@ -19,7 +19,7 @@ import torch
 from kweek.engine.backend import MAX_ROWS, Fed
 from kweek.engine.native import library as native
 from kweek.engine.native.pack import TILE, TYPES, WeightFormat, aligned, pack
-from kweek.engine.native.rows import CHOICE, Rows
+from kweek.engine.native.rows import CHOICE, SLOT, Rows
 from kweek.model.attention import Tables
 from kweek.model.network import Block, Network
 
@@ -37,9 +37,9 @@ def _stride(tokens: int) -> int:
 class _Lane:
     """What one thread works with."""
 
-    def __init__(self, library: ctypes.CDLL, model: native.Model) -> None:
+    def __init__(self, library: ctypes.CDLL, model: native.Model, positions: int) -> None:
         self._library = library
-        self.scratch = library.kw_scratch_new(ctypes.byref(model), MAX_ROWS)
+        self.scratch = library.kw_scratch_new(ctypes.byref(model), MAX_ROWS, positions)
         if not self.scratch:
             raise MemoryError("no memory for the engine's activations")
         self.work = aligned(np.zeros(library.kw_work_bytes(ctypes.byref(model)), np.uint8))
@@ -88,41 +88,52 @@ class NativeBackend:
         self._half = kv == "f16"
         self._tables = Tables(network.config)
         self.model = self._pack(network, form)
-        self.capacity = 0
-        self._cache = np.zeros(0, np.uint8)
+        self._arrays = [np.zeros(0, np.uint8) for _ in range(num_slots)]
+        self._slots = np.zeros(num_slots, SLOT)
+        self._positions = 0
         self._lanes: list[_Lane] = []
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads - 1, "kweek-engine") if threads > 1 else None
-        self.reserve(FIRST_CAPACITY)
+        self._rotate(FIRST_CAPACITY)
         self.stride = -(-self.config.vocab_size // TILE) * TILE
         self.logits = np.zeros((MAX_ROWS, self.stride), np.float32)
         self.lse = np.zeros(MAX_ROWS, np.float32)
 
-    def reserve(self, tokens: int) -> None:
+    def reserve(self, slot: int, tokens: int) -> None:
         """See `Backend`."""
-        if tokens <= self.capacity:
+        before = int(self._slots[slot]["capacity"])
+        if tokens <= before:
             return
-        wanted = min(max(tokens, 2 * self.capacity), max(tokens, self.config.max_positions))
-        before, old = self.capacity, self._cache
-        self.capacity = _stride(wanted)
-        rotations = self._tables.layout(self.capacity, torch.device("cpu"), torch.float32).key
+        capacity = _stride(min(max(tokens, 2 * before), max(tokens, self.config.max_positions)))
+        if capacity > self._positions:
+            self._rotate(capacity)
+        size = self._library.kw_slot_bytes(ctypes.byref(self.model), capacity)
+        old, self._arrays[slot] = self._arrays[slot], np.zeros(size, np.uint8)
+        grown = np.zeros(1, SLOT)
+        grown["data"], grown["capacity"] = self._arrays[slot].ctypes.data, capacity
+        if len(old):
+            self._library.kw_fork(
+                ctypes.byref(self.model), self._slots[slot:].ctypes.data, grown.ctypes.data, before
+            )
+        self._slots[slot] = grown[0]
+
+    def _rotate(self, positions: int) -> None:
+        """Rotations, and room for scores, of at least so many positions."""
+        self._positions = max(positions, min(2 * self._positions, self.config.max_positions))
+        rotations = self._tables.layout(self._positions, torch.device("cpu"), torch.float32).key
         half = self.config.head_dim // 2
-        self.model.cosines = self._keep(rotations[0, :, :half].contiguous().numpy())
-        self.model.sines = self._keep(rotations[1, :, half:].contiguous().numpy())
-        self.model.capacity = self.capacity
-        bytes_of_slot = self._library.kw_slot_bytes(ctypes.byref(self.model)) * self.config.num_layers
-        # Zeroed pages cost no memory until a sequence gets there.
-        self._cache = np.zeros(self.num_slots * bytes_of_slot, np.uint8)
-        for (keys, values), (old_keys, old_values) in zip(
-            self._views(self._cache, self.capacity), self._views(old, before) if before else [], strict=False
-        ):
-            if old_keys[:, 0].any():  # an untouched slot costs no memory yet, and shall not
-                keys[:, : before // TILE], values[:, :before] = old_keys, old_values
-        # A lane holds the scores of a whole slot.
-        self._lanes = [_Lane(self._library, self.model) for _ in range(self._threads)]
+        self._rotations = [
+            aligned(part.contiguous().numpy()) for part in (rotations[0, :, :half], rotations[1, :, half:])
+        ]
+        self.model.cosines, self.model.sines = (int(part.ctypes.data) for part in self._rotations)
+        self._lanes = [_Lane(self._library, self.model, self._positions) for _ in range(self._threads)]
 
     def run(self, rows: Rows, steps: int = 1, fed: Sequence[Fed] = ()) -> npt.NDArray[np.void]:
         """See `Backend`."""
+        for slot, position in zip(rows["slot"].tolist(), rows["position"].tolist(), strict=True):
+            self.reserve(slot, position + steps)
+        for piece in fed:
+            self.reserve(piece.slot, piece.position + len(piece.token_ids))
         total = len(rows) + sum(len(piece.token_ids) for piece in fed)
         if total > MAX_ROWS:
             raise ValueError(f"{total} rows and fed tokens are more than {MAX_ROWS}")
@@ -144,7 +155,7 @@ class NativeBackend:
         tokens, slots, positions = _flat(share.fed)
         first, steps = share.first, choices.shape[1]
         self._library.kw_run(
-            ctypes.byref(self.model), lane.scratch, self._cache.ctypes.data, share.last - first,
+            ctypes.byref(self.model), lane.scratch, self._slots.ctypes.data, share.last - first,
             rows.ctypes.data + first * rows.itemsize, steps, len(tokens), tokens.ctypes.data, slots.ctypes.data,
             positions.ctypes.data, choices.ctypes.data + first * steps * choices.itemsize,
             self.logits.ctypes.data + first * self.stride * 4, self.stride, self.lse.ctypes.data + first * 4,
@@ -156,9 +167,11 @@ class NativeBackend:
         tokens, slots, positions = _flat(fed)
         if len(tokens) > MAX_ROWS:
             raise ValueError(f"{len(tokens)} fed tokens are more than {MAX_ROWS}")
+        for piece in fed:
+            self.reserve(piece.slot, piece.position + len(piece.token_ids))
         offsets = np.asarray(wanted, np.int32)
         self._library.kw_step(
-            ctypes.byref(self.model), self._lanes[0].scratch, self._cache.ctypes.data, len(tokens), tokens.ctypes.data,
+            ctypes.byref(self.model), self._lanes[0].scratch, self._slots.ctypes.data, len(tokens), tokens.ctypes.data,
             slots.ctypes.data, positions.ctypes.data, len(offsets), offsets.ctypes.data, self.logits.ctypes.data,
             self.stride,
         )  # fmt: skip
@@ -176,23 +189,13 @@ class NativeBackend:
 
     def fork(self, source: int, target: int, length: int) -> None:
         """See `Backend`."""
-        self._library.kw_fork(ctypes.byref(self.model), self._cache.ctypes.data, source, target, length)
-
-    def _views(
-        self, cache: npt.NDArray[np.uint8], capacity: int
-    ) -> list[tuple[npt.NDArray[np.generic], ...]]:
-        """Keys (K, C / 16, E, 16) and values (K, C, E padded) of every slot and layer."""
-        config, dtype = self.config, np.float16 if self._half else np.float32
-        padded = -(-config.head_dim // TILE) * TILE
-        numbers = cache.view(dtype).reshape(self.num_slots * config.num_layers, -1)
-        split = config.num_kv_heads * config.head_dim * capacity
-        return [
-            (
-                row[:split].reshape(config.num_kv_heads, capacity // TILE, config.head_dim, TILE),
-                row[split:].reshape(config.num_kv_heads, capacity, padded),
-            )
-            for row in numbers
-        ]
+        self.reserve(target, length)
+        self._library.kw_fork(
+            ctypes.byref(self.model),
+            self._slots[source:].ctypes.data,
+            self._slots[target:].ctypes.data,
+            length,
+        )
 
     def _keep(self, values: npt.NDArray[np.generic]) -> int:
         values = aligned(values)
@@ -233,7 +236,7 @@ class NativeBackend:
             embedding = self._matrix(network.model.embed_tokens.weight, kept)
         model = native.Model(
             config.num_layers, config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim,
-            config.intermediate_size, config.vocab_size, 0, self._half, config.norm_epsilon,
+            config.intermediate_size, config.vocab_size, self._half, config.norm_epsilon,
         )  # fmt: skip
         model.embedding, model.head = ctypes.pointer(embedding), ctypes.pointer(head)
         model.layers = ctypes.cast(layers, ctypes.POINTER(native.Layer))

@@ -11,12 +11,18 @@ typedef struct {
 } kw_layer;
 
 typedef struct {
-    int32_t num_layers, width, num_heads, num_kv_heads, head_dim, ffn, vocab, capacity, kv_half;
+    int32_t num_layers, width, num_heads, num_kv_heads, head_dim, ffn, vocab, kv_half;
     float epsilon;
     const kw_matrix *embedding, *head;
     const kw_layer *layers;
-    const float *final_norm, *cosines, *sines; /* (capacity, head_dim / 2) */
+    const float *final_norm, *cosines, *sines; /* the last two (positions, head_dim / 2) */
 } kw_model;
+
+/* Keys and values of one sequence in all layers. Every slot has a capacity of its own, a multiple of 16 tokens. */
+typedef struct {
+    uint8_t *data;
+    int32_t capacity, unused;
+} kw_slot;
 
 typedef struct {
     int32_t max_rows, wide; /* wide: the widest row of any product, padded to a tile */
@@ -26,16 +32,19 @@ typedef struct {
 
 INLINE int padded(int n) { return (n + TILE - 1) / TILE * TILE; }
 
-/* Bytes of keys and values of one slot in one layer: keys [K][capacity / 16][E][16], so that a register holds positions,
+/* Bytes of a slot's keys and values in one layer: keys [K][capacity / 16][E][16], so that a register holds positions,
    then values [K][capacity][E padded]. */
-size_t kw_slot_bytes(const kw_model *m) {
-    size_t numbers = (size_t)m->num_kv_heads * m->capacity * (m->head_dim + padded(m->head_dim));
+INLINE size_t layer_bytes(const kw_model *m, int capacity) {
+    size_t numbers = (size_t)m->num_kv_heads * capacity * (m->head_dim + padded(m->head_dim));
     return numbers * (m->kv_half ? 2 : 4);
 }
 
+size_t kw_slot_bytes(const kw_model *m, int capacity) { return layer_bytes(m, capacity) * m->num_layers; }
+
 static void *aligned(size_t bytes) { return aligned_alloc(64, (bytes + 127) / 64 * 64); }
 
-kw_scratch *kw_scratch_new(const kw_model *m, int max_rows) {
+/* `capacity`: of the largest slot, at first. */
+kw_scratch *kw_scratch_new(const kw_model *m, int max_rows, int capacity) {
     kw_scratch *s = calloc(1, sizeof *s);
     if (!s) return NULL;
     int heads = (m->num_heads + 2 * m->num_kv_heads) * m->head_dim, inner = m->num_heads * m->head_dim;
@@ -46,7 +55,7 @@ kw_scratch *kw_scratch_new(const kw_model *m, int max_rows) {
     s->max_rows = max_rows;
     size_t row = (size_t)max_rows * s->wide;
     s->x = aligned(4 * row), s->normed = aligned(4 * row), s->a = aligned(4 * row), s->b = aligned(4 * row);
-    s->scores = aligned(4 * (4 * (size_t)padded(m->capacity) + TILE)); /* of the heads attended at once */
+    s->scores = aligned(4 * (4 * (size_t)padded(capacity) + TILE)); /* of the heads attended at once */
     s->activations.values = aligned(row);
     s->activations.scales = aligned(4 * row / GROUP + 64);
     s->activations.sums = aligned(4 * row / GROUP + 64);
@@ -89,8 +98,8 @@ static void rotate(float *x, const float *cosine, const float *sine, int half) {
 }
 
 /* Norm and rotate a row's queries and keys, and put keys and values into its slot. */
-static void place(const kw_model *m, const kw_layer *layer, float *qkv, int position, uint8_t *slot) {
-    int E = m->head_dim, C = m->capacity, V = padded(E);
+static void place(const kw_model *m, const kw_layer *layer, float *qkv, int position, uint8_t *slot, int C) {
+    int E = m->head_dim, V = padded(E);
     const float *cosine = m->cosines + (size_t)position * (E / 2), *sine = m->sines + (size_t)position * (E / 2);
     for (int h = 0; h < m->num_heads + m->num_kv_heads; h++) {
         float *x = qkv + h * E;
@@ -162,10 +171,10 @@ static float soften(float *score, int position, int blocks) {
 }
 
 /* H query heads that share their keys and values. `out` has rows of `E`; what it gets beyond E is overwritten later. */
-INLINE void attend_heads(const kw_model *m, const float *queries, int kv_head, int position, const uint8_t *slot, float *scores,
-                         float *out, const int half, const int H) {
+INLINE void attend_heads(const kw_model *m, const float *queries, int kv_head, int position, const uint8_t *slot, int C,
+                         float *scores, float *out, const int half, const int H) {
     enum { REGISTERS = 8 };
-    int E = m->head_dim, C = m->capacity, V = padded(E), blocks = position / TILE + 1, stride = padded(C);
+    int E = m->head_dim, V = padded(E), blocks = position / TILE + 1, stride = padded(C);
     float scale = 1.0f / sqrtf((float)E), inverse[4];
     size_t key = (size_t)kv_head * C * E;
     const int B = REGISTERS / (H * PARTS) > 4 ? 4 : REGISTERS / (H * PARTS) > 0 ? REGISTERS / (H * PARTS) : 1;
@@ -190,18 +199,18 @@ INLINE void attend_heads(const kw_model *m, const float *queries, int kv_head, i
 }
 
 /* Attention of one row: every query head over positions 0 to `position` of its slot. */
-INLINE void attend(const kw_model *m, const float *queries, int position, const uint8_t *slot, float *scores, float *out,
-                   const int half) {
+INLINE void attend(const kw_model *m, const float *queries, int position, const uint8_t *slot, int C, float *scores,
+                   float *out, const int half) {
     int E = m->head_dim, group = m->num_heads / m->num_kv_heads;
     for (int h = 0; h < m->num_heads;) {
         int left = group - h % group;
         const float *q = queries + (size_t)h * E;
         float *to = out + (size_t)h * E;
         switch (left < 4 ? left : 4) {
-        case 1: attend_heads(m, q, h / group, position, slot, scores, to, half, 1); h += 1; break;
-        case 2: attend_heads(m, q, h / group, position, slot, scores, to, half, 2); h += 2; break;
-        case 3: attend_heads(m, q, h / group, position, slot, scores, to, half, 3); h += 3; break;
-        default: attend_heads(m, q, h / group, position, slot, scores, to, half, 4); h += 4;
+        case 1: attend_heads(m, q, h / group, position, slot, C, scores, to, half, 1); h += 1; break;
+        case 2: attend_heads(m, q, h / group, position, slot, C, scores, to, half, 2); h += 2; break;
+        case 3: attend_heads(m, q, h / group, position, slot, C, scores, to, half, 3); h += 3; break;
+        default: attend_heads(m, q, h / group, position, slot, C, scores, to, half, 4); h += 4;
         }
     }
 }
@@ -221,20 +230,22 @@ static void add(float *x, const float *y, int n) {
 }
 
 static void through_layer(const kw_model *m, int index, kw_scratch *s, int rows, const int32_t *slots, const int32_t *positions,
-                          uint8_t *cache, size_t slot_bytes) {
+                          const kw_slot *cache) {
     const kw_layer *layer = m->layers + index;
     int wide = s->wide;
     for (int r = 0; r < rows; r++) rms_norm(s->x + (size_t)r * wide, layer->norm1, m->width, m->epsilon, s->normed + (size_t)r * wide);
     apply(&layer->qkv, s, rows, s->normed, s->a, wide);
-#define SLOT(r) (cache + ((size_t)slots[r] * m->num_layers + index) * slot_bytes)
-    for (int r = 0; r < rows; r++) place(m, layer, s->a + (size_t)r * wide, positions[r], SLOT(r));
+#define CAPACITY(r) cache[slots[r]].capacity
+#define SLOT(r) (cache[slots[r]].data + index * layer_bytes(m, CAPACITY(r)))
+    for (int r = 0; r < rows; r++) place(m, layer, s->a + (size_t)r * wide, positions[r], SLOT(r), CAPACITY(r));
     for (int r = 0; r < rows; r++) {
         const float *q = s->a + (size_t)r * wide;
         float *out = s->b + (size_t)r * wide;
-        if (m->kv_half) attend(m, q, positions[r], SLOT(r), s->scores, out, 1);
-        else attend(m, q, positions[r], SLOT(r), s->scores, out, 0);
+        if (m->kv_half) attend(m, q, positions[r], SLOT(r), CAPACITY(r), s->scores, out, 1);
+        else attend(m, q, positions[r], SLOT(r), CAPACITY(r), s->scores, out, 0);
     }
 #undef SLOT
+#undef CAPACITY
     apply(&layer->out, s, rows, s->b, s->a, wide);
     for (int r = 0; r < rows; r++) {
         float *x = s->x + (size_t)r * wide;
@@ -249,12 +260,11 @@ static void through_layer(const kw_model *m, int index, kw_scratch *s, int rows,
 
 /* One call over `rows` <= max_rows rows. A slot's rows come in the order of their positions. `wanted` names the rows whose
    logits are written, one after another, to `logits` with rows of `logits_stride` >= vocab padded to 16. */
-void kw_step(const kw_model *m, kw_scratch *s, uint8_t *cache, int rows, const int32_t *tokens, const int32_t *slots,
+void kw_step(const kw_model *m, kw_scratch *s, const kw_slot *cache, int rows, const int32_t *tokens, const int32_t *slots,
              const int32_t *positions, int num_wanted, const int32_t *wanted, float *logits, int logits_stride) {
-    size_t slot_bytes = kw_slot_bytes(m);
     int wide = s->wide;
     for (int r = 0; r < rows; r++) read_row(m->embedding, tokens[r], s->x + (size_t)r * wide);
-    for (int l = 0; l < m->num_layers; l++) through_layer(m, l, s, rows, slots, positions, cache, slot_bytes);
+    for (int l = 0; l < m->num_layers; l++) through_layer(m, l, s, rows, slots, positions, cache);
     for (int i = 0; i < num_wanted; i++)
         rms_norm(s->x + (size_t)wanted[i] * wide, m->final_norm, m->width, m->epsilon, s->normed + (size_t)i * wide);
     if (!num_wanted) return;
@@ -262,17 +272,17 @@ void kw_step(const kw_model *m, kw_scratch *s, uint8_t *cache, int rows, const i
 }
 
 /* A slot's first `length` positions into another slot: all samples of a prompt share one prefill. */
-void kw_fork(const kw_model *m, uint8_t *cache, int from, int to, int length) {
-    size_t slot_bytes = kw_slot_bytes(m), size = m->kv_half ? 2 : 4;
-    int E = m->head_dim, C = m->capacity, V = padded(E), K = m->num_kv_heads;
+void kw_fork(const kw_model *m, const kw_slot *from, const kw_slot *to, int length) {
+    size_t size = m->kv_half ? 2 : 4;
+    int E = m->head_dim, V = padded(E), A = from->capacity, B = to->capacity;
     for (int l = 0; l < m->num_layers; l++) {
-        const uint8_t *a = cache + ((size_t)from * m->num_layers + l) * slot_bytes;
-        uint8_t *b = cache + ((size_t)to * m->num_layers + l) * slot_bytes;
-        for (int h = 0; h < K; h++) /* whole blocks of 16 */
-            memcpy(b + (size_t)h * C * E * size, a + (size_t)h * C * E * size, (size_t)padded(length) * E * size);
-        size_t values = (size_t)K * E * C * size;
-        for (int h = 0; h < K; h++)
-            memcpy(b + values + (size_t)h * C * V * size, a + values + (size_t)h * C * V * size, (size_t)length * V * size);
+        const uint8_t *a = from->data + l * layer_bytes(m, A);
+        uint8_t *b = to->data + l * layer_bytes(m, B);
+        for (int h = 0; h < m->num_kv_heads; h++) { /* whole blocks of 16 keys */
+            memcpy(b + (size_t)h * B * E * size, a + (size_t)h * A * E * size, (size_t)padded(length) * E * size);
+            memcpy(b + ((size_t)m->num_kv_heads * B * E + (size_t)h * B * V) * size,
+                   a + ((size_t)m->num_kv_heads * A * E + (size_t)h * A * V) * size, (size_t)length * V * size);
+        }
     }
 }
 

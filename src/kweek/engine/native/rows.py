@@ -24,4 +24,6 @@ assert ROW.itemsize == ctypes.sizeof(Row)  # one layout, told twice
 CHOICE = np.dtype(
     [("token", np.int32), ("logprob", np.float32), ("processed", np.float32), ("kept", np.float32)]
 )
+#: Where a slot's keys and values are; `kw_slot`.
+SLOT = np.dtype([("data", np.uint64), ("capacity", np.int32), ("unused", np.int32)])
 Rows = npt.NDArray[np.void]

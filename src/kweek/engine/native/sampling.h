@@ -131,7 +131,7 @@ static kw_choice choose(const kw_row *row, const float *logits, int vocab, float
         shaped = changed;
         largest = largest_of(shaped, vocab);
     }
-    if (row->temperature <= 0.0f) {
+    if (row->temperature < 1e-4f) { /* nearer to zero, fp32 has no inverse to trust */
         for (int i = 0; i < vocab; i++)
             if (shaped[i] == largest) { choice.token = i; break; }
     } else {
@@ -172,7 +172,7 @@ void kw_logprobs(const kw_model *m, int rows, const float *logits, int stride, c
    is passed over. `extra` rows go through the network with the first call and produce nothing: prompts, and what tools
    said. `choices` has (rows, steps). `logits` has `rows` rows and afterwards holds those of the last call, in the order of
    the rows that were in it; `lse` the logarithm of the sum of their exponentials. Returns the calls made. */
-int kw_run(const kw_model *m, kw_scratch *s, uint8_t *cache, int rows, kw_row *row, int steps, int extra, const int32_t *tokens,
+int kw_run(const kw_model *m, kw_scratch *s, const kw_slot *cache, int rows, kw_row *row, int steps, int extra, const int32_t *tokens,
            const int32_t *slots, const int32_t *positions, kw_choice *choices, float *logits, int stride, float *lse, void *work) {
     int32_t token[1024], slot[1024], position[1024], wanted[1024] = {0}, who[1024];
     float *p = work;
