@@ -81,7 +81,7 @@ def _scale(records: Records, rng: random.Random, name: str) -> None:
         ("layers", 4, "a layer per 32 of width, at least 4"),
         ("parameters", 1_054_336, "of the Qwen3 layout: heads of 64, feed-forward 8/3 widths"),
         ("tokens", 2_211_840, "compute over FLOP per token"),
-        ("tokens_per_step", 512, "512 at 2.2M tokens, growing with tokens^0.383 (arXiv 2505.13738)"),
+        ("tokens_per_step", 512, "2048 at 4M tokens, growing with tokens^0.383 (arXiv 2505.13738)"),
         ("learning_rate", 2e-3, "matrices 2e-3 at width 128 and 512 tokens per step; 1/width, root of batch"),
     ):
         records.append("derived", name=key, value=value, rule=rule)

@@ -85,7 +85,7 @@ def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Es
         "num_tokens": plan.num_tokens,
         "flop_per_second": rate,
     }
-    return Estimate(flop, flop / (0.75 * rate) + 8.0, 1.5e9, values)
+    return Estimate(flop, flop / (0.55 * rate) + 8.0, 1.5e9, values)
 
 
 def run(ctx: StageContext) -> None:
