@@ -3,9 +3,9 @@
 Three measurements. Ten thousand hostile expressions and schemas are compiled and, where they compile, followed for some
 tokens, while another thread generates under a grammar of its own. Masks are timed along random texts of real schemas,
 at three sizes of vocabulary and with both providers. SmolLM2-135M-Instruct answers under 200 schemas, and every answer
-is read by `json` and judged by `jsonschema`: by the own automaton, which ends a text in time, where it reads
-the schema, else by llguidance. What llguidance alone does with all of them, texts cut at the limit counted as not valid,
-is reported beside it.
+is read by `json` and judged by `jsonschema`. The own automaton constrains them, so that they end in time, and
+llguidance those that it does not read. What llguidance does with all of
+them, texts cut at the limit not valid, is reported beside it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SLACK_SECONDS = (
 )
 PARENT_MEMORY = 512 << 20
 FOLLOWED = 24  # tokens
-SLOWDOWN = 2.0  # of another request on two cores, one of which the compilations take
+HELD_UP_SECONDS = 1.0  # that another request may take longer than the slowest took without hostile company
 MAX_NEW_TOKENS = 512
 BATCH = 20
 
@@ -106,7 +106,11 @@ class Neighbour(threading.Thread):
         )  # fmt: skip
         self.vocabulary = Vocabulary([*(bytes([byte]) for byte in range(256)), b"</s>"], [256])
         self.grammar = compile_regex(r"[a-z]{8}( [a-z]{1,8}){3,6}\.", self.vocabulary)
-        self.engine = Engine(Network(config))
+        network = Network(config)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.normal_(0, 0.1) if parameter.ndim == 2 else parameter.fill_(1.0)
+        self.engine = Engine(network)
         self.over = threading.Event()
         self.done: list[tuple[float, list[int]]] = []
 
@@ -183,9 +187,10 @@ def measure_hostile(count: int, tokenizer: Tokenizer) -> dict[str, Any]:
         "neighbour_same_tokens": same, "neighbour_slowdown": round(slowdown, 2),
         "neighbour_slowest_seconds": round(max(beside), 3),
     }  # fmt: skip
+    unhindered = max(beside) <= max(seconds for seconds, _ in alone) + HELD_UP_SECONDS
     bounded = found["slowest_seconds"] <= 2 * LIMITS.seconds + SLACK_SECONDS and grown <= PARENT_MEMORY
     bounded = bounded and worker <= LIMITS.memory_bytes + PARENT_MEMORY
-    return found | {"passed": not found["wrong"] and bounded and same and slowdown <= SLOWDOWN}
+    return found | {"passed": not found["wrong"] and bounded and same and unhindered}
 
 
 # -- what masks cost
@@ -317,7 +322,7 @@ def run(quick: bool) -> dict[str, Any]:
 evidence(
     "engine/grammar",
     claim="10,000 hostile schemas and expressions each give a clear error or a usable grammar, time and memory "
-    "bounded, a neighbour's tokens unchanged and its requests at most twice as slow; SmolLM2's answers under 200 "
-    "schemas are all valid",
+    "bounded, a neighbour's tokens unchanged and no request of it held up by over a second; SmolLM2's answers under "
+    "200 schemas are all valid",
     run=run,
 )
