@@ -9,9 +9,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from kweek.compress.prune import Cuts, prune_network
 from kweek.compress.prune_comparison import compare_networks
+from kweek.compress.prune_depth import LayerCost
 from kweek.compress.prune_distil import Schedule, check_same_tokenizer, distil
 from kweek.compress.prune_text import PruneText, read_text
 from kweek.compress.quantize import calibration_batches
@@ -24,6 +26,7 @@ from kweek.model.network import Network
 from kweek.model.tensors import TensorFolder
 from kweek.protocols import Progress, ShouldStop, never, silent
 from kweek.store.artifact import MANIFEST, Artifact, ArtifactWriter, fingerprint
+from kweek.store.files import read_json, write_json
 from kweek.tokenize.tokenizer import Tokenizer
 
 #: Held-out bytes to measure on: tells differences of a percent or two.
@@ -75,12 +78,6 @@ def prune_folder(
     cuts.check(network.config)
     if teacher is not None:
         check_same_tokenizer(Tokenizer.load(teacher), tokenizer)
-
-    def watched(done: float, total: float, note: str = "", **values: float) -> None:
-        if should_stop():
-            raise Interrupted
-        progress(done, total, note, **values)
-
     material = read_text(
         text, tokenizer, max_eval_bytes=EVAL_BYTES, progress=progress, should_stop=should_stop
     )
@@ -90,53 +87,107 @@ def prune_folder(
     if (out / MANIFEST).exists() and (found := Artifact.open(out)).fingerprint == mark:
         return found
     state = out.parent / f".{out.name}.distilling" / f"{mark[:16]}.safetensors"
+    job = _Job(network, tokenizer, material, schedule, state, progress, should_stop)
     with ArtifactWriter(out, kind="model", fingerprint=mark, lineage=lineage) as writer:
-        row_length = min((schedule or Schedule(0)).row_length, network.config.max_positions)
-        ledger = Ledger()
-        with ledger.time():
-            calibration = _calibration(material, tokenizer, row_length)
-            pruned = prune_network(network, cuts, calibration, watched)
-        ledger.add("prune", pruned.flop, "fp32")
-        networks = {"original": network}
-        if cuts != Cuts():
-            networks["cut"] = copy.deepcopy(pruned.network) if schedule else pruned.network
-        if schedule is not None:
-            state.parent.mkdir(parents=True, exist_ok=True)
-            with ledger.time():
-                done = distil(
-                    pruned.network,
-                    load_model(teacher) if teacher else network,
-                    [Source("text", material.training, 1.0)],
-                    tokenizer.eos_id,
-                    replace(schedule, row_length=row_length),
-                    masks=pruned.masks,
-                    state=state,
-                    progress=progress,
-                    should_stop=should_stop,
-                )
-            ledger.add("distil", done.flop, "fp32", tokens=done.num_tokens)
-            networks["distilled"] = pruned.network
-        dtype, num_bytes = _stored(model)
-        save_model(writer, pruned.network, dtype)
-        tokenizer.save(writer)
-        for parameter in pruned.network.parameters():  # what is measured is what is stored
-            parameter.data = parameter.data.to(dtype).to(torch.float32)
-        sizes = {name: _num_values(part) * dtype.itemsize for name, part in networks.items()}
-        rows = compare_networks(
-            networks,
-            sizes | {"original": num_bytes},
-            tokenizer,
-            material.held_out,
-            row_length,
-            progress=progress,
-            should_stop=should_stop,
-        )
-        writer.metrics["rows"] = [asdict(row) for row in rows]
-        writer.metrics["layers_left_out"] = [asdict(cost) for cost in pruned.layers]
-        writer.metrics["num_parameters"] = _num_values(pruned.network)
-        writer.ledger = ledger.to_dict()
+        job.make(cuts, load_model(teacher) if teacher else network)
+        job.write(writer, *_stored(model))
     shutil.rmtree(state.parent, ignore_errors=True)
     return Artifact.open(out)
+
+
+class _Job:
+    """One pruning on its way.
+
+    Attributes:
+        networks: what is compared in the end, by name; the last is the result.
+        layers: what was left out of the depth.
+        ledger: with what an attempt spent that was stopped before this one.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        tokenizer: Tokenizer,
+        material: PruneText,
+        schedule: Schedule | None,
+        state: Path,
+        progress: Progress,
+        should_stop: ShouldStop,
+    ) -> None:
+        self.tokenizer, self.material, self.schedule, self.state = tokenizer, material, schedule, state
+        self.progress, self.should_stop = progress, should_stop
+        self.networks = {"original": network}
+        self.layers: list[LayerCost] = []
+        self.masks: dict[str, Tensor] = {}
+        self.row_length = min((schedule or Schedule(0)).row_length, network.config.max_positions)
+        account = state.with_suffix(".json")
+        self.ledger = Ledger.from_dict(read_json(account)) if account.exists() else Ledger()
+
+    def make(self, cuts: Cuts, teacher: Network) -> None:
+        """Cut, then distil; what was spent is kept when this is stopped."""
+        try:
+            with self.ledger.time():
+                self._cut(cuts)
+                if self.schedule is not None:
+                    self._distil(self.schedule, teacher)
+        except (Interrupted, KeyboardInterrupt):
+            if self.state.parent.exists():
+                write_json(self.state.with_suffix(".json"), self.ledger.to_dict())
+            raise
+
+    def _cut(self, cuts: Cuts) -> None:
+        calibration = _calibration(self.material, self.tokenizer, self.row_length)
+        pruned = prune_network(self.networks["original"], cuts, calibration, self._watched)
+        self.ledger.add("prune", pruned.flop, "fp32")
+        self.layers, self.masks = pruned.layers, pruned.masks
+        self.networks["cut"] = pruned.network
+        if self.schedule is not None:
+            self.networks["distilled"] = copy.deepcopy(pruned.network)
+            if cuts == Cuts():
+                del self.networks["cut"]
+
+    def _distil(self, schedule: Schedule, teacher: Network) -> None:
+        self.state.parent.mkdir(parents=True, exist_ok=True)
+        done = distil(
+            self.networks["distilled"],
+            teacher,
+            [Source("text", self.material.training, 1.0)],
+            self.tokenizer.eos_id,
+            replace(schedule, row_length=self.row_length),
+            masks=self.masks,
+            state=self.state,
+            progress=self.progress,
+            should_stop=self.should_stop,
+        )
+        self.ledger.add("distil", done.flop, "fp32", tokens=done.num_tokens)
+
+    def write(self, writer: ArtifactWriter, dtype: torch.dtype, original_bytes: int) -> None:
+        """Store the result in `dtype`, then measure what is stored."""
+        result = list(self.networks.values())[-1]
+        save_model(writer, result, dtype)
+        self.tokenizer.save(writer)
+        for parameter in result.parameters():
+            parameter.data = parameter.data.to(dtype).to(torch.float32)
+        sizes = {name: _num_values(network) * dtype.itemsize for name, network in self.networks.items()}
+        rows = compare_networks(
+            self.networks,
+            sizes | {"original": original_bytes},
+            self.tokenizer,
+            self.material.held_out,
+            self.row_length,
+            progress=self.progress,
+            should_stop=self.should_stop,
+        )
+        writer.metrics["rows"] = [asdict(row) for row in rows]
+        writer.metrics["layers_left_out"] = [asdict(cost) for cost in self.layers]
+        writer.metrics["num_parameters"] = _num_values(result)
+        writer.ledger = self.ledger.to_dict()
+
+    def _watched(self, done: float, total: float, note: str = "", **values: float) -> None:
+        """A `Progress` at which the work may be stopped, for steps that hold nothing to resume."""
+        if self.should_stop():
+            raise Interrupted
+        self.progress(done, total, note, **values)
 
 
 def _calibration(material: PruneText, tokenizer: Tokenizer, row_length: int) -> list[Batch]:

@@ -1,0 +1,150 @@
+"""Distillation: loss and gradient are the plain ones, a pupil learns its teacher, zeros stay, a kill loses nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from compress_networks import divergence, make_network, sample
+
+from kweek.compress.prune_distil import Distiller, Schedule, check_same_tokenizer, distil, fused_divergence
+from kweek.data.batches import collate, segment
+from kweek.data.packing import Source
+from kweek.errors import ConfigError, Interrupted
+from kweek.tokenize import bpe
+from kweek.train.optimiser import LearningRates, SplitOptimiser
+
+
+def plain(hidden, weight, wanted, wanted_weight, targets, weights, text_share):
+    found = F.log_softmax(hidden @ weight.T, -1)
+    teacher = F.log_softmax(wanted @ wanted_weight.T, -1)
+    kl = F.kl_div(found, teacher, log_target=True, reduction="none").sum(-1)
+    nll = F.cross_entropy(found, targets, reduction="none")
+    return ((1 - text_share) * kl + text_share * nll) @ weights, kl, nll
+
+
+@pytest.mark.parametrize("text_share", [0.0, 0.3, 1.0])
+def test_loss_and_gradient_are_those_of_autograd(text_share):
+    generator = torch.Generator().manual_seed(0)
+    rand = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
+    wanted, wanted_weight = rand(600, 20), rand(50, 20)  # a teacher of another width; more rows than a chunk
+    targets, weights = torch.randint(50, (600,), generator=generator), rand(600).abs()
+    results = []
+    hidden, weight = rand(600, 12), rand(50, 12)
+    for function in (fused_divergence, plain):
+        x, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        loss, kl, nll = function(x, w, wanted, wanted_weight, targets, weights, text_share)
+        (2 * loss).backward()
+        results.append((loss.detach(), kl.detach(), nll.detach(), x.grad, w.grad))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert results[0][3].abs().max() > 0.01
+
+
+def test_a_teacher_teaching_itself_has_nothing_to_say():
+    network = make_network()
+    distiller = Distiller(copy.deepcopy(network), network, SplitOptimiser(network, LearningRates()))
+    batch = collate([[segment(ids)] for ids in sample(network, 4, 20)])
+    loss, nll = distiller.loss(batch)
+    loss.backward()
+    assert abs(loss.item()) < 1e-5 and nll.mean() > 0.1
+    assert all(p.grad.abs().max() < 1e-5 for p in distiller.network.parameters())
+
+
+def material(teacher, count=200):
+    return [Source("text", [np.array(ids) for ids in sample(teacher, count, 40)], 1.0)]
+
+
+def pupil_of(teacher):
+    """The teacher, damaged."""
+    pupil = copy.deepcopy(teacher)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in pupil.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return pupil
+
+
+SCHEDULE = Schedule(num_tokens=6400, row_length=40, tokens_per_step=160, rate=0.5, text_share=0.0)
+
+
+def test_a_pupil_learns_what_its_teacher_predicts():
+    teacher = make_network()
+    pupil, before = pupil_of(teacher), copy.deepcopy(teacher)
+    text = sample(teacher, 20, 40, seed=9)
+    start = divergence(teacher, pupil, text)
+    done = distil(pupil, teacher, material(teacher), 0, SCHEDULE)
+    assert divergence(teacher, pupil, text) < 0.7 * start
+    assert done.step == 40
+    for name, tensor in teacher.state_dict().items():
+        assert torch.equal(tensor, before.state_dict()[name]), "the teacher stays"
+
+
+def test_flop_include_the_teachers_reading():
+    teacher = make_network(num_layers=3)
+    pupil = make_network()
+    distiller = Distiller(pupil, teacher, SplitOptimiser(pupil, LearningRates()))
+    batch = collate([[segment(ids)] for ids in sample(teacher, 4, 21)])
+    result = distiller.step([batch], 1.0)
+    training = 80 * pupil.config.num_flops_per_token(20, backward=True)
+    reading = 80 * teacher.config.num_flops_per_token(20)
+    updating = distiller.optimiser.num_flops_per_step()
+    assert result.flop == pytest.approx(training + reading + updating)
+
+
+def test_zeros_stay_zero_and_the_rest_moves():
+    teacher = make_network()
+    pupil = pupil_of(teacher)
+    name = "model.layers.0.mlp.down_proj.weight"
+    mask = torch.rand(pupil.get_parameter(name).shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    with torch.no_grad():
+        pupil.get_parameter(name).mul_(mask)
+    before = pupil.get_parameter(name).detach().clone()
+    distil(pupil, teacher, material(teacher), 0, SCHEDULE, masks={name: mask})
+    after = pupil.get_parameter(name).detach()
+    assert torch.equal(after == 0, ~mask) and (after != before)[mask].float().mean() > 0.9
+
+
+def test_going_on_after_a_stop_gives_the_same_bits(tmp_path):
+    teacher = make_network()
+    name = "model.layers.1.self_attn.o_proj.weight"
+    masks = {name: torch.arange(64) % 2 == 0}
+    undisturbed = pupil_of(teacher)
+    distil(undisturbed, teacher, material(teacher), 0, SCHEDULE, masks=masks)
+    calls = []
+    state = tmp_path / "state.safetensors"
+    options = {"masks": masks, "state": state}
+    with pytest.raises(Interrupted):
+        distil(
+            pupil_of(teacher), teacher, material(teacher), 0, SCHEDULE,
+            should_stop=lambda: len(calls) > 12 or bool(calls.append(1)), **options,
+        )  # fmt: skip
+    resumed = pupil_of(teacher)
+    steps = []
+    done = distil(
+        resumed, teacher, material(teacher), 0, SCHEDULE,
+        on_step=lambda totals, *_: steps.append(totals.step), **options,
+    )  # fmt: skip
+    assert steps[0] == 14 and done.step == 40 and done.num_tokens == 6400
+    for name, tensor in undisturbed.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_another_vocabulary_or_tokenizer_is_refused():
+    teacher, pupil = make_network(vocab_size=128), make_network()
+    with pytest.raises(ConfigError, match="predicts 128 tokens, the pupil 96"):
+        Distiller(pupil, teacher, SplitOptimiser(pupil, LearningRates()))
+    one = bpe.train(["some text about a cat " * 20], 288)
+    same = bpe.train(["some text about a cat " * 20], 288)
+    same.config["chat_template"] = "another template gives no other ids"
+    check_same_tokenizer(one, same)
+    other = bpe.train(["quite another language " * 20], 288)
+    with pytest.raises(ConfigError, match="different tokenizers"):
+        check_same_tokenizer(one, other)
+
+
+def test_a_schedule_has_at_least_a_step():
+    assert Schedule(1).num_steps == 1 and Schedule(5120, tokens_per_step=512).num_steps == 10
