@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-StopReason = Literal["stop", "length", "cancelled", "budget"]
+StopReason = Literal["stop", "length", "cancelled", "budget", "error"]
 
 
 class Progress(Protocol):
@@ -127,6 +127,8 @@ class Completion:
     top: list[list[tuple[int, float]]] = field(default_factory=list)
     #: the text or token of the request that ended it, when the reason is "stop".
     stopped_by: bytes | int | None = None
+    #: what went wrong with this generation alone, when the reason is "error".
+    error: str | None = None
 
 
 @runtime_checkable

@@ -242,6 +242,56 @@ def test_a_failing_tool_leaves_nothing_behind(engine):
     assert len(engine.generate([Request([3], 5)])[0].token_ids) == 5
 
 
+class Limited(Alternating):
+    """A grammar that gives up, either way."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.where = where
+
+    def allowed(self):
+        if self.where == "allowed" and len(self.taken) == 2:
+            raise KweekError("the grammar is at its limits")
+        return super().allowed()
+
+    def advance(self, token_id):
+        if self.where == "advance" and len(self.taken) == 2:
+            raise KweekError("the grammar is at its limits")
+        super().advance(token_id)
+
+
+@pytest.mark.parametrize("where", ["allowed", "advance"])
+def test_a_constraint_that_gives_up_ends_its_own_generation_only(engine, where):
+    free = Request([1, 2, 3], 12, 1.0, seed=5)
+    alone = engine.generate([free])[0]
+    failed, other = engine.generate([Request([4], 12, constraint=lambda: Limited(where)), free])
+    assert failed.stop_reason == "error" and "at its limits" in failed.error
+    assert len(failed.token_ids) == (2 if where == "allowed" else 3)
+    assert other.token_ids == alone.token_ids and other.error is None
+
+
+def test_constraints_of_another_vocabulary_or_beside_a_tool_are_refused(engine):
+    class Small(Alternating):
+        def allowed(self):
+            return np.ones(5, bool)
+
+    with pytest.raises(KweekError, match="over 5 tokens, the model has 64"):
+        engine.generate([Request([1], 2, constraint=Small)])
+    tool = type("Tool", (), {"trigger_ids": None, "__call__": lambda self, ids: []})()
+    with pytest.raises(KweekError, match="cannot foresee"):
+        engine.generate([Request([1], 2, constraint=Alternating, interceptor=tool)])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_broken_weights_end_in_an_error_not_in_a_token(engine, temperature):
+    broken = Network(engine.network.config)
+    broken.load_state_dict(engine.network.state_dict())
+    with torch.no_grad():
+        broken.model.norm.weight[3] = math.nan
+    done = Engine(broken, num_slots=4).generate([Request([1, 2], 5, temperature)])[0]
+    assert done.stop_reason == "error" and "not a number" in done.error and done.token_ids == []
+
+
 def test_without_a_library_it_says_so_once_and_goes_on(network, monkeypatch):
     def missing(*_, **__):
         raise KweekError("the native engine needs a C compiler, and none was found")

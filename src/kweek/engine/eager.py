@@ -88,6 +88,9 @@ class EagerBackend:
             self.lse = torch.from_numpy(self.logits).logsumexp(-1).numpy()
             for place, index in enumerate(active.tolist()):
                 row = rows[index]
+                if not np.isfinite(self.lse[place]):
+                    row["done"] = 2
+                    continue
                 choice = choose(row, self.logits[place], float(self.lse[place]))
                 choices[index, row["produced"]] = choice
                 events = _array(row["events"], ctypes.c_uint8, vocabulary)

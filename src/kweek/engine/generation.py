@@ -35,6 +35,7 @@ class Generation:
     reason_at_limit: StopReason
     on_token: OnToken | None = None
     constraint: Constraint | None = None
+    mask: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     uniforms: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
     slot: Slot | None = None
     num_fed: int = 0
@@ -50,6 +51,7 @@ class Generation:
     reason: StopReason | None = None
     stopped_by: bytes | int | None = None
     cancelled: bool = False
+    error: str | None = None
 
     @classmethod
     def begin(
@@ -73,6 +75,12 @@ class Generation:
             )
         if request.constraint is not None:
             generation.constraint = request.constraint()
+            size = len(generation.constraint.allowed())
+            if size != config.vocab_size:
+                raise KweekError(
+                    f"a constraint is over {size} tokens, the model has {config.vocab_size}",
+                    fix="compile it for this model's vocabulary",
+                )
         if limit <= 0:
             generation.reason = reason
         return generation
@@ -138,6 +146,10 @@ class Generation:
             self.reason, self.stopped_by = "stop", min(found)[1]
         self.tail = self.tail[-max(map(len, self.request.stop_texts)) :]
 
+    def fail(self, error: str) -> None:
+        """End it, and nobody else's, for a reason of its own."""
+        self.reason, self.error = "error", error
+
     def completion(self, config: ModelConfig) -> Completion:
         """What came of the request; call it once it has ended."""
         assert self.reason is not None
@@ -146,7 +158,7 @@ class Generation:
         cost = own * config.num_flops_per_token(num_prompt) + decode_flop(config, num_prompt, num_new)
         return Completion(
             self.token_ids, self.sampled, self.logprobs, self.reason, num_prompt, cost, self.processed, self.kept,
-            self.prompt_logprobs, self.top, self.stopped_by,
+            self.prompt_logprobs, self.top, self.stopped_by, self.error,
         )  # fmt: skip
 
 
@@ -185,6 +197,10 @@ def check(request: Request, config: ModelConfig) -> None:
     if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < config.vocab_size:
         raise KweekError(
             f"a prompt has a token outside 0 .. {config.vocab_size - 1}", fix="use this model's own tokenizer"
+        )
+    if request.constraint is not None and request.interceptor is not None:
+        raise KweekError(
+            "a request has a constraint and a tool whose results it cannot foresee", fix="leave one out"
         )
     shapes = (request.temperature >= 0, 0 < request.top_p <= 1, 0 <= request.min_p <= 1, request.top_k >= 0)
     if not all(shapes) or request.temperature == math.inf:

@@ -14,11 +14,13 @@ from kweek.engine.generation import Generation, OnToken
 from kweek.engine.native.rows import ROW
 from kweek.engine.slots import Slots, common_prefix
 from kweek.engine.speculation import Speculation
+from kweek.errors import KweekError
 from kweek.protocols import Completion, Request
 
 #: Seconds that several steps in one call may take: short enough for a stream to look even and for a cancellation.
 CALL_SECONDS = 0.008
 MAX_STEPS = 32
+BROKEN = 2  # what `done` is in a row whose logits are not numbers
 SHARED = 16  # tokens of a common prefix that are worth waiting for while another generation computes them
 
 
@@ -125,7 +127,7 @@ class Scheduler:
         rows: list[Generation] = []
         fed: list[tuple[Generation, Fed]] = []
         for generation in self._running:
-            if generation.cancelled:
+            if generation.cancelled or not self._masked(generation):
                 continue
             assert generation.slot is not None
             before = generation.num_waiting - 1
@@ -172,6 +174,8 @@ class Scheduler:
                 chosen = choices[first, : int(table["produced"][first])].tolist()
             before = len(generation.token_ids)
             self._take(generation, chosen)
+            if table["done"][first] == BROKEN and generation.reason is None:
+                generation.fail("the network computed something that is not a number; its weights are broken")
             taken += len(generation.token_ids) - before
             first += len(draft) + 1
         if self.speculation is not None and not fed:
@@ -193,6 +197,17 @@ class Scheduler:
         return drafts
 
     @staticmethod
+    def _masked(generation: Generation) -> bool:
+        """Ask a constraint what may come next; false where it could not say, which ends the generation."""
+        if generation.constraint is None:
+            return True
+        try:
+            generation.mask = np.ascontiguousarray(generation.constraint.allowed(), np.uint8)
+        except KweekError as error:
+            generation.fail(str(error))
+        return generation.reason is None
+
+    @staticmethod
     def _watched(generation: Generation) -> bool:
         """Whether someone must look between any two tokens."""
         interceptor = generation.request.interceptor
@@ -205,7 +220,11 @@ class Scheduler:
         for token, logprob, processed, kept in chosen:
             generation.slot.token_ids.append(generation.ids[generation.num_fed])
             generation.num_fed += 1
-            if not generation.take(token, logprob, processed, kept, self._token_bytes):
+            try:
+                if not generation.take(token, logprob, processed, kept, self._token_bytes):
+                    break
+            except KweekError as error:  # a grammar at its limits, a tool that says what is wrong
+                generation.fail(str(error))
                 break
 
     def _steps(self, rows: Sequence[Generation]) -> int:
@@ -229,7 +248,7 @@ class Scheduler:
         if request.stop_ids or triggers:
             row["events"] = self._map(request.stop_ids, triggers or frozenset()).ctypes.data
         if generation.constraint is not None:
-            row["allowed"] = self._hold(np.ascontiguousarray(generation.constraint.allowed(), np.uint8))
+            row["allowed"] = self._hold(generation.mask)
         if request.logit_bias:
             bias = np.zeros(self.backend.config.vocab_size, np.float32)
             for token, value in request.logit_bias.items():

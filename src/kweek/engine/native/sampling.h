@@ -8,7 +8,7 @@ typedef struct {
     int32_t remaining;             /* tokens this row may still produce */
     int32_t top_k;                 /* 0: all */
     float temperature, top_p, min_p;
-    int32_t produced, done;        /* set by kw_run */
+    int32_t produced, done;        /* set by kw_run; done is 2 where the logits are not numbers */
     const double *uniforms;        /* one per token to come; unused when greedy */
     const uint8_t *events;         /* (vocab) non-zero: the row pauses after this token; or NULL */
     const uint8_t *allowed;        /* (vocab) zero: may not come; or NULL */
@@ -78,8 +78,9 @@ static int draw(const float *p, int n, double point) {
             if (p[j] > 0.0f && passed >= point) return j;
         }
     }
-    for (int j = last; ; j++) /* rounding left the point beyond the sum */
+    for (int j = last; j < n; j++) /* rounding left the point beyond the sum */
         if (p[j] > 0.0f) return j;
+    return -1;
 }
 
 /* The candidates that top-k, top-p and min-p leave, best first; returns how many, and their mass in `kept`. */
@@ -118,11 +119,13 @@ static int truncated(const kw_row *row, const float *p, int n, double total, kw_
     return left;
 }
 
-/* One token for a row. `p` holds vocab floats in whole tiles, `found` vocab candidates. */
+/* One token for a row, or -1 where the logits are not numbers or nothing is allowed. `p` holds vocab floats in whole tiles, `found` vocab candidates. */
 static kw_choice choose(const kw_row *row, const float *logits, int vocab, float *p, kw_candidate *found, float *lse) {
     kw_choice choice = {0, 0.0f, 0.0f, 1.0f};
     float largest = largest_of(logits, vocab);
     *lse = largest + (float)log(exponentials(logits, vocab, largest, 1.0f, p));
+    choice.token = -1;
+    if (!isfinite(*lse)) return choice;
     const float *shaped = logits;
     if (row->bias || row->allowed) {
         float *changed = (float *)(found + vocab); /* behind the candidates */
@@ -130,6 +133,7 @@ static kw_choice choose(const kw_row *row, const float *logits, int vocab, float
             changed[i] = row->allowed && !row->allowed[i] ? -INFINITY : logits[i] + (row->bias ? row->bias[i] : 0.0f);
         shaped = changed;
         largest = largest_of(shaped, vocab);
+        if (!isfinite(largest)) return choice;
     }
     if (row->temperature < 1e-4f) { /* nearer to zero, fp32 has no inverse to trust */
         for (int i = 0; i < vocab; i++)
@@ -147,10 +151,10 @@ static kw_choice choose(const kw_row *row, const float *logits, int vocab, float
             }
         } else
             choice.token = draw(p, vocab, u * total);
-        choice.processed = (float)log((double)p[choice.token] / kept);
+        if (choice.token >= 0) choice.processed = (float)log((double)p[choice.token] / kept);
         choice.kept = (float)(kept / total);
     }
-    choice.logprob = logits[choice.token] - *lse;
+    if (choice.token >= 0) choice.logprob = logits[choice.token] - *lse;
     return choice;
 }
 
@@ -196,6 +200,10 @@ int kw_run(const kw_model *m, kw_scratch *s, const kw_slot *cache, int rows, kw_
             kw_row *now = row + who[i];
             kw_choice *choice = choices + (size_t)who[i] * steps + now->produced;
             *choice = choose(now, logits + (size_t)i * stride, m->vocab, p, found, lse + i);
+            if (choice->token < 0) {
+                now->done = 2;
+                continue;
+            }
             now->token = choice->token, now->position++, now->produced++, now->uniforms++;
             if (--now->remaining <= 0 || (now->events && now->events[choice->token])) now->done = 1;
         }
