@@ -53,6 +53,8 @@ class Choice:
         return pieces
 
     def _end(self, completion: Completion) -> list[Piece]:
+        if completion.stop_reason == "error":
+            raise Refusal(f"The generation failed: {completion.error}", status=500, code="generation_failed")
         if completion.stop_reason not in ("stop", "length"):
             raise Refusal("The server is stopping; the generation was ended.", status=503, code="stopping")
         self.finish_reason = "stop" if completion.stop_reason == "stop" else "length"
