@@ -200,6 +200,7 @@ def test_loads_in_transformers_with_compressed_tensors(widths: tuple[int, ...], 
 def test_transformers_reads_a_packed_embedding_when_told_to_unpack(
     rest: tuple[str, ...], tmp_path: Path
 ) -> None:
+    pytest.importorskip("compressed_tensors")
     utils = pytest.importorskip("transformers.utils.quantization_config")
     told = utils.CompressedTensorsConfig(dequantize=True)
     assert (
