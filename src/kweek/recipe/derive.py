@@ -53,9 +53,11 @@ def on_grid(value: float) -> float:
     return float(max(g for g in GRID if g <= mantissa * (1 + 1e-9)) * 10**exponent)
 
 
-def shape(width: int, vocab_size: int, eos_id: int) -> ModelConfig:
-    """A Qwen3 layout: heads of 64 (two smaller ones below 128), feed-forward of 8/3 widths, a layer per 32 of width."""
-    unit = 32 if width >= MIN_WIDTH else 16  # of the feed-forward, for whole tiles of the matrix units
+def shape(width: int, vocab_size: int, eos_id: int, unit: int = 32) -> ModelConfig:
+    """A Qwen3 layout: heads of 64 (two smaller ones below 128), feed-forward of 8/3 widths, a layer per 32 of width.
+
+    `unit` divides the feed-forward width: 32, which 4 bits in groups need.
+    """
     heads = max(2, width // 64)
     return ModelConfig(
         vocab_size=vocab_size,
@@ -127,7 +129,8 @@ def plan_rung(base: BasePlan, fraction: float) -> BasePlan:
     """
     vocab_size, eos_id = base.config.vocab_size, 0  # training does not ask which token ends a text
     wanted = base.config.num_parameters()["total"] * math.sqrt(fraction)
-    configs = [shape(width, vocab_size, eos_id) for width in range(16, base.config.hidden_size + 1, 4)]
+    widths = range(16, base.config.hidden_size + 1, 4)
+    configs = [shape(width, vocab_size, eos_id, 16 if width < MIN_WIDTH else 32) for width in widths]
     nearest = min(configs, key=lambda config: abs(math.log(config.num_parameters()["total"] / wanted)))
     return _planned(base.target_flop * fraction, nearest)
 
