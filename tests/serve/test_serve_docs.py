@@ -9,7 +9,6 @@ from kweek.serve.bodies import ChatBody, CompletionBody
 
 pytest.importorskip("openai", reason="the extra `test` has the openai client")
 
-pytestmark = pytest.mark.xdist_group("serve")
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 

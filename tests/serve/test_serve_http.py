@@ -14,8 +14,6 @@ from serve_process import end, start
 from kweek.serve.exchange import MAX_BODY_BYTES
 from kweek.tokenize.chat import encode_prompt
 
-pytestmark = pytest.mark.xdist_group("serve")
-
 
 def error_of(server, path, body, headers=None):
     status, found, _ = server.call("POST", path, body, headers)

@@ -15,8 +15,6 @@ from kweek.tokenize.chat import encode_prompt, parse_completion
 
 openai = pytest.importorskip("openai", reason="the extra `test` has the openai client")
 
-pytestmark = pytest.mark.xdist_group("serve")  # the model is trained once, in one process
-
 
 @pytest.fixture(scope="module")
 def client(server):

@@ -11,7 +11,6 @@ from kweek.serve.tool_calls import ToolCalls, chosen
 
 openai = pytest.importorskip("openai", reason="the extra `test` has the openai client")
 
-pytestmark = pytest.mark.xdist_group("serve")
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": "é"}}\n</tool_call>'
 PLACE = {

@@ -11,8 +11,6 @@ from kweek.protocols import Completion, Request
 from kweek.serve.refusal import Refusal
 from kweek.serve.worker import NewToken, Worker
 
-pytestmark = pytest.mark.xdist_group("serve")
-
 
 def served(engine, work, max_active=64):
     """Run `work(worker)` on an event loop with a worker around it."""

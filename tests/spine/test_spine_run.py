@@ -14,8 +14,6 @@ import torch
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "evidence" / "spine" / "small_run.yaml"
 
-pytestmark = pytest.mark.xdist_group("spine")  # the run is made once, in one process
-
 
 def kweek(*words, check=True, cwd=None):
     done = subprocess.run(
