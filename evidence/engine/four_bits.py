@@ -73,7 +73,7 @@ MODELS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
 }
 LENGTH, TOKENS_PER_STEP = 256, 512
-TRAINING_TOKENS, QUICK_TOKENS = 700_000, 60_000
+TRAINING_TOKENS, QUICK_TOKENS = 1_200_000, 60_000
 CALIBRATION_TOKENS, QUICK_CALIBRATION = 40_960, 4_096
 HELD_SEQUENCES, QUICK_HELD = 120, 16
 #: Numbers of bits whose codes GGUF holds without loss at no more bytes than here: Q4_0, Q5_0 and Q8_0.

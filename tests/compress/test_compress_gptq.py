@@ -51,6 +51,16 @@ def test_halves_the_error_of_outputs_where_inputs_are_correlated():
     assert ours < 0.5 * nearest
 
 
+@pytest.mark.parametrize("bits", [2, 3, 5, 8])
+def test_other_numbers_of_bits(bits):
+    weight, hessian = problem(8)
+    scales = searched_scales(weight, bits)
+    nearest = output_error(weight - dequantize(nearest_codes(weight, scales, bits), scales), hessian)
+    codes = compensated_codes(weight, hessian, scales, bits)
+    assert -(2 ** (bits - 1)) <= int(codes.min()) and int(codes.max()) < 2 ** (bits - 1)
+    assert output_error(weight - dequantize(codes, scales), hessian) < 0.6 * nearest
+
+
 def test_uncorrelated_inputs_leave_nothing_to_compensate():
     weight, _ = problem(0)
     scales = searched_scales(weight)

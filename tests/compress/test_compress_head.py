@@ -50,6 +50,18 @@ def test_loses_a_fraction_of_what_rounding_loses(case):
     assert ours < 0.8 * nearest < 0.4 * rounded
 
 
+def test_a_large_vocabulary_shares_its_moments_and_still_beats_rounding(case, monkeypatch):
+    head, hidden = case
+    seen, unseen = hidden[:2000], hidden[2000:]
+    scales = searched_scales(head)
+    nearest = divergence(head, unseen, dequantize(nearest_codes(head, scales), scales))
+    own = head_codes(head, seen, scales)
+    monkeypatch.setattr("kweek.compress.head.MAX_OWN_WORK", 0)
+    shared = head_codes(head, seen, scales)
+    assert not torch.equal(own, shared)
+    assert divergence(head, unseen, dequantize(shared, scales)) < 0.95 * nearest
+
+
 def test_the_error_of_logits_is_twice_the_divergence_it_causes(case):
     head, hidden = case
     change = 0.003 * torch.randn(head.shape, generator=torch.Generator().manual_seed(1))

@@ -19,7 +19,7 @@ def test_figures_of_two_models():
     found = paces({"a": Watched(network), "b": Watched(make_network(1))}, prompts, rounds=2)
     assert set(found) == {"a", "b"}
     for pace in found.values():
-        assert pace.prefill > 0 and pace.decode > 0 and pace.joules_per_token >= 0
+        assert pace.prefill > 0 and pace.decode > 0 and pace.joules_per_token > 0
         assert pace.joules_source in ("measured", "estimated")
     assert len(seen) == 2 * 2 * 3, "two models, prompt and decoding, two rounds and one before"
     assert len({request.tenant for request in seen}) == len(seen), "no prefix is shared between rounds"

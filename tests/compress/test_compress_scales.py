@@ -1,5 +1,7 @@
 """Scales: what fp16 holds, never worse than the plain rule, and the plain rule is llama.cpp's."""
 
+import itertools
+
 import gguf
 import numpy as np
 import pytest
@@ -15,12 +17,17 @@ from kweek.compress.scales import (
     searched_scales,
     storable,
 )
-from kweek.model.quantized import QuantizedTensor
+from kweek.model.quantized import BIT_WIDTHS, QuantizedTensor
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**31), st.floats(-8, 4), st.sampled_from(["normal", "sparse", "zero", "one-sided"]))
-def test_any_weights_give_storable_scales_and_codes_in_range(seed, exponent, shape):
+@given(
+    st.integers(0, 2**31),
+    st.floats(-8, 4),
+    st.sampled_from(["normal", "sparse", "zero", "one-sided"]),
+    st.sampled_from(BIT_WIDTHS),
+)
+def test_any_weights_give_storable_scales_and_codes_in_range(seed, exponent, shape, bits):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(3, 96, generator=generator) * 10.0**exponent
     if shape == "sparse":
@@ -31,15 +38,15 @@ def test_any_weights_give_storable_scales_and_codes_in_range(seed, exponent, sha
         weight.abs_()
     errors = []
     for rule in (nearest_scales, searched_scales, absmax_scales):
-        scales = rule(weight)
+        scales = rule(weight, bits)
         assert scales.shape == (3, 3)
         assert torch.equal(scales, scales.half().float())
         assert scales.isfinite().all() and (scales != 0).all()
-        codes = nearest_codes(weight, scales)
+        codes = nearest_codes(weight, scales, bits)
         assert codes.dtype == torch.int8
-        assert codes.min() >= -8 and codes.max() <= 7
+        assert int(codes.min()) >= -(2 ** (bits - 1)) and int(codes.max()) < 2 ** (bits - 1)
         again = dequantize(codes, scales)
-        assert torch.equal(again, QuantizedTensor.from_codes(codes, scales).dequantize())
+        assert torch.equal(again, QuantizedTensor.from_codes(codes, scales, bits).dequantize())
         errors.append((weight - again).view(3, 3, 32).square().sum(-1))
     assert (errors[1] <= errors[0]).all()  # the plain rule is among the candidates
 
@@ -51,6 +58,17 @@ def test_searching_pays_on_ordinary_weights():
         scales = rule(weight)
         errors.append(float((weight - dequantize(nearest_codes(weight, scales), scales)).square().mean()))
     assert errors[1] < 0.9 * errors[0]
+
+
+def test_each_bit_more_leaves_a_quarter_of_the_error():
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    errors = []
+    for bits in (2, 3, 4, 5, 6):
+        scales = searched_scales(weight, bits)
+        change = weight - dequantize(nearest_codes(weight, scales, bits), scales)
+        errors.append(float(change.square().mean()))
+    for fewer, more in itertools.pairwise(errors):
+        assert 0.2 < more / fewer < 0.3
 
 
 def test_the_plain_rule_is_that_of_llama_cpp():

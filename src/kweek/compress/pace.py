@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -68,9 +67,9 @@ def paces(
 
 def _decode(model: LanguageModel, prompt: Sequence[int], tenant: str) -> tuple[float, bool, float]:
     """Joules, whether they are estimated, and seconds of `NEW_TOKENS` after a short prompt."""
-    meter, started, cpu = EnergyMeter(), time.perf_counter(), _cpu_seconds()
+    meter, started, cpu = EnergyMeter(), time.perf_counter(), time.process_time()
     model.generate([Request(prompt[:_SHORT], NEW_TOKENS, tenant=tenant)])
-    spent, seconds = _cpu_seconds() - cpu, time.perf_counter() - started
+    spent, seconds = time.process_time() - cpu, time.perf_counter() - started
     joules = meter.joules(spent)
     return spent * WATTS_PER_BUSY_CORE if joules is None else joules, joules is None, seconds
 
@@ -82,8 +81,3 @@ def _median(found: Sequence[_Round]) -> Pace:
         statistics.median(row.joules for row in found) / NEW_TOKENS,
         "estimated" if any(row.estimated for row in found) else "measured",
     )
-
-
-def _cpu_seconds() -> float:
-    spent = os.times()
-    return spent.user + spent.system
