@@ -34,6 +34,13 @@ INLINE void quant_tiles(const kw_matrix *m, const int bits, int tile, int rows, 
     const float *scales = x->scales;
     const int32_t *sums = x->sums;
     out += tile * TILE;
+#ifdef UNPACKED_ROWS
+    if (bits == 4 && rows >= UNPACKED_ROWS) {
+        for (int t = 0; t < T; t++)
+            quant_unpacked(data + (size_t)t * groups * (Q4_BLOCK + SCALE_BLOCK), groups, rows, x, out + t * TILE, out_stride);
+        return;
+    }
+#endif
     while (rows > 0) {
         int now = rows < QUANT_ROWS ? rows : QUANT_ROWS;
         switch (now) { QUANT_CASE(1) QUANT_CASE(2) QUANT_CASE(3) QUANT_CASE(4) }

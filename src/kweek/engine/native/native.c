@@ -76,7 +76,9 @@ static void rms_norm(const float *x, const float *weight, int n, float epsilon, 
     float total = sum_of(squares);
     for (; i < n; i++) total += x[i] * x[i];
     float scale = 1.0f / sqrtf(total / (float)n + epsilon);
-    for (i = 0; i < n; i++) out[i] = x[i] * scale * weight[i];
+    vec by = splat(scale);
+    for (i = 0; i + WIDTH <= n; i += WIDTH) store(out + i, load(x + i) * by * load(weight + i));
+    for (; i < n; i++) out[i] = x[i] * scale * weight[i];
 }
 
 /* The product, with activations in 8 bits first where the weights ask for it. */
@@ -90,7 +92,13 @@ static void apply(const kw_matrix *m, kw_scratch *s, int rows, const float *x, f
 }
 
 static void rotate(float *x, const float *cosine, const float *sine, int half) {
-    for (int i = 0; i < half; i++) {
+    int i = 0;
+    for (; i + WIDTH <= half; i += WIDTH) {
+        vec a = load(x + i), b = load(x + i + half), c = load(cosine + i), s = load(sine + i);
+        store(x + i, a * c - b * s);
+        store(x + i + half, b * c + a * s);
+    }
+    for (; i < half; i++) {
         float a = x[i], b = x[i + half];
         x[i] = a * cosine[i] - b * sine[i];
         x[i + half] = b * cosine[i] + a * sine[i];
@@ -109,17 +117,26 @@ static void place(const kw_model *m, const kw_layer *layer, float *qkv, int posi
     }
     const float *keys = qkv + m->num_heads * E, *values = keys + m->num_kv_heads * E;
     size_t first = (size_t)m->num_kv_heads * E * C;
-    for (int h = 0; h < m->num_kv_heads; h++)
-        for (int e = 0; e < E; e++) {
-            size_t key = (((size_t)h * (C / TILE) + position / TILE) * E + e) * TILE + position % TILE, value = first + ((size_t)h * C + position) * V + e;
-            if (m->kv_half) {
-                ((uint16_t *)slot)[key] = float_to_half(keys[h * E + e]);
-                ((uint16_t *)slot)[value] = float_to_half(values[h * E + e]);
-            } else {
-                ((float *)slot)[key] = keys[h * E + e];
-                ((float *)slot)[value] = values[h * E + e];
+    for (int h = 0; h < m->num_kv_heads; h++, keys += E, values += E) {
+        size_t key = ((size_t)h * (C / TILE) + position / TILE) * E * TILE + position % TILE;
+        size_t value = first + ((size_t)h * C + position) * V;
+        if (m->kv_half) {
+            uint16_t piece[WIDTH];
+            int e = 0;
+            for (; e + WIDTH <= E; e += WIDTH) {
+                store_half(piece, load(keys + e));
+                for (int i = 0; i < WIDTH; i++) ((uint16_t *)slot)[key + (size_t)(e + i) * TILE] = piece[i];
+                store_half((uint16_t *)slot + value + e, load(values + e));
             }
+            for (; e < E; e++) {
+                ((uint16_t *)slot)[key + (size_t)e * TILE] = float_to_half(keys[e]);
+                ((uint16_t *)slot)[value + e] = float_to_half(values[e]);
+            }
+        } else {
+            for (int e = 0; e < E; e++) ((float *)slot)[key + (size_t)e * TILE] = keys[e];
+            memcpy((float *)slot + value, values, E * sizeof(float));
         }
+    }
 }
 
 /* Products of H queries with B blocks of 16 keys. */
@@ -157,13 +174,11 @@ INLINE void mix_values(const float *weights, int stride, int count, const void *
 static float soften(float *score, int position, int blocks) {
     for (int t = position + 1; t < blocks * TILE; t++) score[t] = -INFINITY;
     vec most = load(score);
-    for (int t = WIDTH; t < blocks * TILE; t += WIDTH) { vec v = load(score + t); most = choose_by(v > most, v, most); }
-    float lanes[WIDTH], largest = -INFINITY;
-    store(lanes, most);
-    for (int i = 0; i < WIDTH; i++) largest = lanes[i] > largest ? lanes[i] : largest;
+    for (int t = WIDTH; t < blocks * TILE; t += WIDTH) most = larger_of(load(score + t), most);
+    most = largest_lane(most);
     vec total = splat(0.0f);
     for (int t = 0; t < blocks * TILE; t += WIDTH) {
-        vec p = exp_of(load(score + t) - splat(largest));
+        vec p = exp_of(load(score + t) - most);
         store(score + t, p);
         total += p;
     }

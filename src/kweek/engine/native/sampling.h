@@ -31,10 +31,8 @@ static int by_probability(const void *a, const void *b) {
 INLINE float largest_of(const float *x, int n) {
     vec best = splat(-INFINITY);
     int i = 0;
-    for (; i + WIDTH <= n; i += WIDTH) { vec v = load(x + i); best = choose_by(v > best, v, best); }
-    float lanes[WIDTH], result = -INFINITY;
-    store(lanes, best);
-    for (int j = 0; j < WIDTH; j++) result = lanes[j] > result ? lanes[j] : result;
+    for (; i + WIDTH <= n; i += WIDTH) best = larger_of(load(x + i), best);
+    float result = largest_lane(best)[0];
     for (; i < n; i++) result = x[i] > result ? x[i] : result;
     return result;
 }
