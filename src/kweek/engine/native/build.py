@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-SOURCES = ("native.c", "kernels.h", "matrix.h", "sampling.h")
+SOURCES = ("native.c", "attention.h", "kernels.h", "matrix.h", "sampling.h", "team.h")
 #: Compiler flags by instruction set, best first.
 FLAGS_OF_TARGET: dict[str, tuple[str, ...]] = {
     "avx512": (
@@ -23,7 +23,7 @@ FLAGS_OF_TARGET: dict[str, tuple[str, ...]] = {
 }
 # Nothing here reads errno or traps; products and sums may become one instruction. The order of sums stays as written.
 FLAGS = (
-    *("-std=gnu11", "-O3", "-shared", "-fPIC"),
+    *("-std=gnu11", "-O3", "-shared", "-fPIC", "-pthread"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"),
 )
 

@@ -88,9 +88,21 @@ INLINE vec load_half(const uint16_t *p) {
 #endif
 }
 
-/* f32 or f16 numbers, from number `at` on; `half` is a constant where this is called. */
-INLINE vec load_number(const void *p, size_t at, const int half) {
-    return half ? load_half((const uint16_t *)p + at) : load((const float *)p + at);
+INLINE vec load_bytes(const int8_t *p) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+#elif defined(__AVX2__)
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+#else
+    vec v;
+    for (int i = 0; i < WIDTH; i++) v[i] = (float)p[i];
+    return v;
+#endif
+}
+
+/* Numbers of a type (KW_F32, KW_F16; KW_Q8 without its scale) from number `at` on; a constant where this is called. */
+INLINE vec load_number(const void *p, size_t at, const int type) {
+    return type == KW_F16 ? load_half((const uint16_t *)p + at) : type == KW_Q8 ? load_bytes((const int8_t *)p + at) : load((const float *)p + at);
 }
 
 INLINE void store_half(uint16_t *p, vec v) {
