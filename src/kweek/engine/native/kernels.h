@@ -16,6 +16,8 @@
 #include <string.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define TILE 16
@@ -57,6 +59,9 @@ INLINE float half_to_float(uint16_t h) {
 INLINE uint16_t float_to_half(float f) { /* to nearest even; for the cache of keys and values */
 #if defined(__F16C__)
     return (uint16_t)_cvtss_sh(f, 0);
+#elif defined(__aarch64__)
+    union { __fp16 h; uint16_t u; } out = {(__fp16)f};
+    return out.u;
 #else
     union { float f; uint32_t u; } in = {f};
     uint32_t sign = (in.u >> 16) & 0x8000u, magnitude = in.u & 0x7fffffffu;
@@ -81,6 +86,8 @@ INLINE vec load_half(const uint16_t *p) {
     return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 #elif defined(__F16C__)
     return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+#elif defined(__aarch64__)
+    return (vec)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
 #else
     vec v;
     for (int i = 0; i < WIDTH; i++) v[i] = half_to_float(p[i]);
@@ -186,7 +193,7 @@ INLINE vec exp_of(vec x) {
 #if defined(__AVX512F__)
 #define FLOAT_ROWS 6
 #define FLOAT_TILES 2
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) || defined(__aarch64__)
 #define FLOAT_ROWS 6
 #define FLOAT_TILES 1
 #else
@@ -401,6 +408,8 @@ static void quant_unpacked(const uint8_t *data, int groups, int rows, const kw_a
                 }
         }
 }
+#elif defined(__aarch64__)
+#include "neon.h"
 #else
 #define QUANT_ROWS 4
 INLINE void quant_block(const int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,

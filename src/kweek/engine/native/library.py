@@ -1,7 +1,7 @@
 """Finding or building the native library, and the functions in it.
 
 One shared library per instruction set, from the same source: "avx512" (with VNNI), "avx2", and "portable", which on
-Arm is NEON. A wheel carries them ready. In a checkout the first use compiles the one that this processor wants, with
+64-bit Arm is NEON, with dot products where the processor has them. A wheel carries them ready. In a checkout the first use compiles the one that this processor wants, with
 the C compiler that is there, into the user's cache; without a compiler `load` says so and the caller stays with torch.
 """
 
@@ -126,7 +126,7 @@ def compiled(target: str, compiler: Sequence[str] | None = None) -> Path:
     here = Path(__file__).parent
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kweek"
     try:
-        words = list(compiler or find_compiler())
+        words = list(compiler or find_compiler("native"))
         digest = hashlib.sha256(repr((words, FLAGS, FLAGS_OF_TARGET[target])).encode())
         for name in SOURCES:
             digest.update((here / name).read_bytes())
