@@ -124,6 +124,30 @@ def test_stop_texts_are_found_across_tokens_and_end_exactly_there(engine):
     assert len(b"".join(TOKEN_BYTES[t] for t in done.token_ids)) >= end
 
 
+class Forcing:
+    """Forces tokens once a sequence has a certain length."""
+
+    trigger_ids = None
+
+    def __init__(self, length, forced):
+        self.length, self.forced = length, forced
+
+    def __call__(self, ids):
+        return self.forced if len(ids) == self.length else []
+
+
+def test_a_stop_text_does_not_reach_over_what_a_tool_said_and_a_tool_ends_nothing(engine):
+    free = engine.generate([Request([2, 3], 4, interceptor=Forcing(4, [50]))])[0]
+    said = [TOKEN_BYTES[token] for token in free.token_ids]
+    over = Request([2, 3], 4, interceptor=Forcing(4, [50]), stop_texts=(said[1] + said[3],))
+    assert engine.generate([over])[0].token_ids == free.token_ids
+    through = Request([2, 3], 4, interceptor=Forcing(4, [50]), stop_texts=(said[2] + said[3],))
+    assert engine.generate([through])[0].stopped_by == said[2] + said[3]
+    own = Request([2, 3], 4, interceptor=Forcing(4, [50]), stop_texts=(said[2],))
+    assert said[2] not in (said[0] + said[1], said[3])
+    assert engine.generate([own])[0].token_ids == free.token_ids
+
+
 def test_stop_texts_without_bytes_are_refused(network):
     with pytest.raises(KweekError, match="bytes of every token"):
         Engine(network).generate([Request([1], 3, stop_texts=(b"x",))])

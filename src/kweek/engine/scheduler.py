@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from kweek.engine.generation import Generation, OnToken
 from kweek.engine.native.rows import ROW
 from kweek.engine.slots import Slots, common_prefix
 from kweek.engine.speculation import Speculation
+from kweek.engine.suspended import Suspended
 from kweek.errors import KweekError
 from kweek.protocols import Completion, Request
 
@@ -65,6 +66,49 @@ class Scheduler:
         self._queue.append(Generation.begin(self._tickets, request, self.backend.config, on_token))
         return self._tickets
 
+    def resume(self, suspended: Suspended, request: Request, on_token: OnToken | None = None) -> int:
+        """Queue a suspended generation; returns its new ticket.
+
+        Args:
+            request: that of the suspended one, with its tool and its constraint.
+            on_token: told the tokens from now on.
+
+        Raises:
+            KweekError: as in `submit`, or the constraint does not take what has been said.
+        """
+        size = self.backend.config.vocab_size
+        if max(suspended.token_ids, default=0) >= size:
+            raise KweekError(
+                f"a suspended generation has a token outside 0 .. {size - 1}", fix="generate anew"
+            )
+        generation = Generation.begin(self._tickets + 1, request, self.backend.config, on_token)
+        generation.go_on(suspended, self._token_bytes)
+        self._tickets += 1
+        self._queue.append(generation)
+        return self._tickets
+
+    def suspend(self, tickets: Collection[int] | None, model: str) -> list[Suspended]:
+        """Take generations that have not ended out, between two steps; all of them where `tickets` is None.
+
+        Args:
+            model: identity of what computes.
+        """
+        found = [
+            generation
+            for generation in [*self._running, *self._queue]
+            if (tickets is None or generation.ticket in tickets)
+            and generation.reason is None
+            and not generation.cancelled
+        ]
+        for generation in found:
+            if generation.slot is None:
+                self._queue.remove(generation)
+            else:
+                self._running.remove(generation)
+                self._slots.release(generation.slot)
+        found.sort(key=lambda generation: generation.ticket)
+        return [generation.suspended(self.backend.config, model) for generation in found]
+
     def cancel(self, ticket: int) -> None:
         """End a generation with what it has, as "cancelled", at the next step."""
         for generation in [*self._queue, *self._running]:
@@ -96,7 +140,8 @@ class Scheduler:
             generation = self._queue.popleft()
             if generation in ended:
                 continue
-            if generation.request.prompt_logprobs:
+            unscored = generation.request.prompt_logprobs and generation.prompt_logprobs is None
+            if unscored:
                 placed = self._slots.take(generation.ids[:1], generation.request.tenant)
             elif any(
                 ids[:SHARED] == generation.ids[:SHARED] and common_prefix(ids, generation.ids) >= SHARED
@@ -113,7 +158,7 @@ class Scheduler:
             if source is not None:
                 self.backend.fork(source.number, slot.number, length)
             generation.slot, generation.num_fed, generation.num_shared = slot, length, length
-            if generation.request.prompt_logprobs:
+            if unscored:
                 self._score_prompt(generation)
             self._running.append(generation)
             if generation.num_waiting > SHARED:
