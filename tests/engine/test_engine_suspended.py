@@ -126,6 +126,7 @@ def request_of(draw):
         "logit_bias": draw(st.sampled_from([{}, {3: 2.5, 4: -math.inf}])),
         "num_top": draw(st.sampled_from([0, 3])),
         "prompt_logprobs": draw(st.booleans()),
+        "num_prompt_top": draw(st.sampled_from([0, 2])),
         "tenant": draw(st.sampled_from(["", "é"])),
     }
     fields |= {"constraint": Alternating} if kind == "constraint" else {}
@@ -352,8 +353,13 @@ def test_a_file_gives_back_what_was_written(tmp_path_factory, data):
         request, data.draw(st.integers(1, 99)), "identity", (), data.draw(st.floats(0, 1e20)), pick(st.integers(0, 63)),
         pick(st.booleans()), pick(LOGPROBS), pick(LOGPROBS), pick(st.floats(0, 1)),
         pick(tops) if request.num_top else [],
-        pick(LOGPROBS, len(request.prompt_ids)) if request.prompt_logprobs else None,
     )  # fmt: skip
+    if request.prompt_logprobs:
+        size = len(request.prompt_ids)
+        lists = pick(LOGPROBS, size), pick(st.integers(0, 63), size), pick(tops, size)
+        one = dataclasses.replace(
+            one, **dict(zip(("prompt_logprobs", "prompt_ranks", "prompt_top"), lists, strict=True))
+        )
     path = tmp_path_factory.mktemp("file") / "s.json"
     write_suspended(path, [one, one])
     assert read_suspended(path) == [one, one]

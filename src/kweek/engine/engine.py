@@ -14,6 +14,7 @@ from functools import lru_cache
 from kweek.engine.backend import MAX_ROWS, Backend, Fed
 from kweek.engine.eager import EagerBackend
 from kweek.engine.generation import OnToken
+from kweek.engine.native import library
 from kweek.engine.native.decoder import KVFormat, NativeBackend
 from kweek.engine.native.pack import WeightFormat
 from kweek.engine.scheduler import Scheduler
@@ -218,12 +219,13 @@ class Engine:
     def _make(self) -> Backend:
         num_slots = self._num_slots + SCORE_SLOTS
         try:
-            return NativeBackend(
-                self.network, self._weights, kv=self._kv, num_slots=num_slots, threads=self._threads
-            )
+            library.load()
         except KweekError as error:
-            _say_once(f"{error}; generating with torch, several times slower")
-        return EagerBackend(self.network, num_slots=num_slots)
+            _say_once(f"{error}; generating with torch in fp32, several times slower")
+            return EagerBackend(self.network, num_slots=num_slots)
+        return NativeBackend(
+            self.network, self._weights, kv=self._kv, num_slots=num_slots, threads=self._threads
+        )
 
 
 class _Told:

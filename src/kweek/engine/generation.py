@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from kweek.engine.prompt_scores import PromptScores, Top
 from kweek.engine.slots import Slot
 from kweek.engine.suspended import Code, Suspended
 from kweek.errors import KweekError
@@ -49,7 +50,7 @@ class Generation:
     processed: list[float] = field(default_factory=list)
     kept: list[float] = field(default_factory=list)
     top: list[list[tuple[int, float]]] = field(default_factory=list)
-    prompt_logprobs: list[float] | None = None
+    prompt_scores: PromptScores | None = None
     tail: bytes = b""
     reason: StopReason | None = None
     stopped_by: bytes | int | None = None
@@ -86,7 +87,9 @@ class Generation:
                     f"a constraint is over {size} tokens, the model has {config.vocab_size}",
                     fix="compile it for this model's vocabulary",
                 )
-        if limit <= 0:
+        if request.prompt_logprobs:
+            generation.prompt_scores = PromptScores()
+        if limit < 0 or (limit == 0 and not generation.num_unscored):
             generation.reason = reason
         return generation
 
@@ -100,7 +103,10 @@ class Generation:
         self.token_ids, self.sampled = list(from_.token_ids), list(from_.sampled)
         self.logprobs, self.processed = list(from_.logprobs), list(from_.processed_logprobs)
         self.kept, self.top = list(from_.kept_mass), [list(entries) for entries in from_.top]
-        self.prompt_logprobs = from_.prompt_logprobs
+        if from_.prompt_logprobs is not None:
+            self.prompt_scores = PromptScores(
+                list(from_.prompt_logprobs), list(from_.prompt_ranks), list(from_.prompt_top)
+            )
         self.num_resumed, self.spent = len(self.token_ids), from_.flop
         for token in self.token_ids:
             if self.constraint is not None:
@@ -112,7 +118,7 @@ class Generation:
                 self.constraint.advance(token)
             if token_bytes is not None and self.request.stop_texts:
                 self._remember(token_bytes[token])
-        if len(self.token_ids) >= self.limit:
+        if len(self.token_ids) >= self.limit and not self.num_unscored:
             self.reason = self.reason_at_limit
 
     def suspended(self, config: ModelConfig, model: str) -> Suspended:
@@ -125,15 +131,21 @@ class Generation:
         request = self.request
         wants: list[Code] = ["constraint"] if request.constraint is not None else []
         wants += ["interceptor"] if request.interceptor is not None else []
+        scores = None if self.num_unscored else self.prompt_scores  # what is half scored begins again
         return Suspended(
             request, self.ticket, model, tuple(wants), self.cost(config), self.token_ids, self.sampled, self.logprobs,
-            self.processed, self.kept, self.top, self.prompt_logprobs,
+            self.processed, self.kept, self.top, *_lists(scores),
         )  # fmt: skip
 
     @property
     def num_waiting(self) -> int:
         """Tokens that have not passed through the network; the last of them is the one whose logits are wanted."""
         return len(self.ids) - self.num_fed
+
+    @property
+    def num_unscored(self) -> int:
+        """Tokens of the prompt whose log-probabilities are wanted and not there yet."""
+        return 0 if self.prompt_scores is None else len(self.request.prompt_ids) - len(self.prompt_scores)
 
     def take(
         self,
@@ -210,7 +222,7 @@ class Generation:
         num_prompt = len(self.request.prompt_ids)
         return Completion(
             self.token_ids, self.sampled, self.logprobs, self.reason, num_prompt, self.cost(config), self.processed,
-            self.kept, self.prompt_logprobs, self.top, self.stopped_by, self.error,
+            self.kept, *_lists(self.prompt_scores), self.top, self.stopped_by, self.error,
         )  # fmt: skip
 
     def cost(self, config: ModelConfig) -> float:
@@ -221,6 +233,11 @@ class Generation:
         return self.spent + fed * config.num_flops_per_token(start) + decode_flop(config, start, new)
 
 
+def _lists(scores: PromptScores | None) -> tuple[list[float] | None, list[int], list[Top]]:
+    """As completions have them."""
+    return (None, [], []) if scores is None else (scores.logprobs, scores.ranks, scores.top)
+
+
 def decode_flop(config: ModelConfig, num_prompt: int, num_new: int) -> float:
     """FLOP of the steps after the first new token, which came with the prompt."""
     first, slope = config.num_flops_decode(0), config.num_flops_decode(1) - config.num_flops_decode(0)
@@ -229,12 +246,12 @@ def decode_flop(config: ModelConfig, num_prompt: int, num_new: int) -> float:
 
 
 def affordable(request: Request, config: ModelConfig) -> int:
-    """New tokens that the request's FLOP pay for, at most those it asks for; its prompt is paid first."""
+    """New tokens that the request's FLOP pay for, at most those it asks for; -1 where its prompt costs more."""
     num_prompt = len(request.prompt_ids)
     prompt = num_prompt * config.num_flops_per_token(num_prompt)
     low, high = 0, request.max_new_tokens
     if prompt > request.max_flop:
-        return 0
+        return -1
     while low < high:
         middle = (low + high + 1) // 2
         if prompt + decode_flop(config, num_prompt, middle) <= request.max_flop:

@@ -48,6 +48,8 @@ class Suspended:
     kept_mass: list[float] = field(default_factory=list)
     top: list[list[tuple[int, float]]] = field(default_factory=list)
     prompt_logprobs: list[float] | None = None
+    prompt_ranks: list[int] = field(default_factory=list)
+    prompt_top: list[list[tuple[int, float]]] = field(default_factory=list)
 
 
 def identity(network: Network, weights: str, kv: str) -> str:

@@ -43,6 +43,7 @@ class _Request(_Model):
     logit_bias: dict[int, str]
     stop_texts: list[str]
     prompt_logprobs: bool
+    num_prompt_top: int
     num_top: int
     max_flop: str
     tenant: str
@@ -72,7 +73,8 @@ class _Request(_Model):
 
 #: Fields of a request that JSON holds as they are.
 _PLAIN = (
-    "max_new_tokens", "temperature", "seed", "top_k", "top_p", "min_p", "prompt_logprobs", "num_top", "tenant",
+    "max_new_tokens", "temperature", "seed", "top_k", "top_p", "min_p", "prompt_logprobs", "num_prompt_top", "num_top",
+    "tenant",
 )  # fmt: skip
 
 
@@ -89,6 +91,8 @@ class _Generation(_Model):
     kept_mass: list[float]
     top: Top
     prompt_logprobs: list[Logprob] | None
+    prompt_ranks: list[int]
+    prompt_top: Top
 
     @model_validator(mode="after")
     def _agree(self) -> _Generation:
@@ -100,7 +104,8 @@ class _Generation(_Model):
             raise ValueError("the lists are of different lengths")
         if count and count >= self.request.max_new_tokens:
             raise ValueError("more tokens than were asked for")
-        if self.prompt_logprobs is not None and len(self.prompt_logprobs) != len(self.request.prompt_ids):
+        scored = 0 if self.prompt_logprobs is None else len(self.request.prompt_ids)
+        if {len(self.prompt_logprobs or ()), len(self.prompt_ranks), len(self.prompt_top)} != {scored}:
             raise ValueError("not one log-probability for each token of the prompt")
         self.request.request()
         return self
