@@ -18,6 +18,7 @@ from kweek.engine.backend import MAX_ROWS, Fed
 from kweek.engine.native import library as native
 from kweek.engine.native.pack import TILE, TYPES, WeightFormat, aligned, pack
 from kweek.engine.native.rows import CHOICE, SLOT, Rows
+from kweek.errors import is_out_of_memory
 from kweek.model.attention import Tables
 from kweek.model.network import Block, Network
 
@@ -105,16 +106,27 @@ class NativeBackend:
             )
         self._slots[slot] = grown[0]
 
+    def release(self, slot: int) -> None:
+        """See `Backend`."""
+        self._slots[slot] = np.zeros(1, SLOT)[0]
+        self._arrays[slot] = np.zeros(0, np.uint8)
+
     def _rotate(self, positions: int) -> None:
-        """Rotations, and room for scores, of at least so many positions."""
-        self._positions = max(positions, min(2 * self._positions, self.config.max_positions))
-        rotations = self._tables.layout(self._positions, torch.device("cpu"), torch.float32).key
+        """Rotations, and room for scores, of at least so many positions; without the memory for them all stays."""
+        positions = max(positions, min(2 * self._positions, self.config.max_positions))
+        try:
+            rotations = self._tables.layout(positions, torch.device("cpu"), torch.float32).key
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise MemoryError from None
+            raise
         half = self.config.head_dim // 2
-        self._rotations = [
+        parts = [
             aligned(part.contiguous().numpy()) for part in (rotations[0, :, :half], rotations[1, :, half:])
         ]
-        self.model.cosines, self.model.sines = (int(part.ctypes.data) for part in self._rotations)
-        self._scratch = _Scratch(self._library, self.model, self._positions, self._threads)
+        scratch = _Scratch(self._library, self.model, positions, self._threads)
+        self._positions, self._rotations, self._scratch = positions, parts, scratch
+        self.model.cosines, self.model.sines = (int(part.ctypes.data) for part in parts)
 
     def run(self, rows: Rows, steps: int = 1, fed: Sequence[Fed] = ()) -> npt.NDArray[np.void]:
         """See `Backend`."""
