@@ -128,7 +128,7 @@ def test_samples_follow_their_seeds(client, server, trained):
     again = chat(client, server, learnt.COUNT, n=3, **fields)
     assert texts == [choice.message.content for choice in again.choices]
     assert answer.usage.prompt_tokens == again.usage.prompt_tokens, "a prompt counts once"
-    other = chat(client, server, learnt.COUNT, **{**fields, "seed": None})
+    other = chat(client, server, learnt.COUNT, n=3, **{**fields, "seed": None})
     assert [choice.message.content for choice in other.choices] != texts
 
 
