@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _HOST = "127.0.0.1"  # nobody but this machine, because there is no password
 _PORT = 8000  # where clients of local servers look first
+_Weights = Literal["f32", "f16", "q8", "q4"]
+_WEIGHTS: _Weights = "f32"  # the numbers of the checkpoint, whatever they are
 _MAX_ACTIVE = 256  # two of the largest requests; more would only wait
 
 
@@ -37,6 +39,12 @@ def serve(
     max_active: Annotated[
         int, typer.Option(help="Generations queued and running at once; more are told to try again.", min=1)
     ] = _MAX_ACTIVE,
+    weights: Annotated[
+        _Weights,
+        typer.Option(
+            help="How the engine holds the weights: f32 is exact, q8 and q4 are faster and smaller."
+        ),
+    ] = _WEIGHTS,
     as_json: Annotated[bool, typer.Option("--json", help="Print where it listens as JSON.")] = False,
 ) -> None:
     """Serve a model with OpenAI's API until Ctrl-C: chats, text completions, log-probabilities, tokens.
@@ -56,7 +64,7 @@ def serve(
         ) from error
     listening = bind(host, port)  # before the model: an address that is taken is found at once
     try:
-        model, worker = _load(where, name, max_active)
+        model, worker = _load(where, name, max_active, weights)
         private = is_loopback(listening.getsockname()[0])
         if not private:
             print(
@@ -75,7 +83,7 @@ def serve(
         listening.close()
 
 
-def _load(where: Path, name: str | None, max_active: int) -> tuple[ServedModel, Worker]:
+def _load(where: Path, name: str | None, max_active: int, weights: _Weights) -> tuple[ServedModel, Worker]:
     """Network, tokenizer and engine of what is to be served."""
     from kweek.cli.chat import find_model
     from kweek.engine.constraints import Vocabulary
@@ -83,7 +91,6 @@ def _load(where: Path, name: str | None, max_active: int) -> tuple[ServedModel, 
     from kweek.model.checkpoint import load_model
     from kweek.model.gguf import load_gguf
     from kweek.serve.model import ServedModel
-    from kweek.serve.prompt_scores import score_prompt
     from kweek.serve.worker import Worker
     from kweek.system.calculator import Calculator
     from kweek.tokenize.tokenizer import Tokenizer
@@ -95,12 +102,11 @@ def _load(where: Path, name: str | None, max_active: int) -> tuple[ServedModel, 
         network, tokenizer = load_model(folder), Tokenizer.load(folder)
     tool = Calculator(tokenizer) if {"<tool>", "<result>", "</result>"} <= set(tokenizer.special) else None
     vocabulary = Vocabulary.of(tokenizer, network.config.vocab_size)
-    engine = Engine(network, token_bytes=vocabulary.tokens)
+    engine = Engine(network, token_bytes=vocabulary.tokens, weights=weights)
     model = ServedModel(
         name or where.resolve().name.removesuffix(".gguf"),
         tokenizer,
         network.config.max_positions,
-        lambda token_ids, num_top: score_prompt(network, token_ids, num_top),
         vocabulary,
         tool,
     )

@@ -38,6 +38,18 @@ class Backend(Protocol):
     logits: npt.NDArray[np.float32]
     lse: npt.NDArray[np.float32]
 
+    def reserve(self, slot: int, tokens: int) -> None:
+        """Make room for so many tokens in a slot, keeping what is in it; a slot also grows as the calls below need it.
+
+        Raises:
+            MemoryError: there is none; nothing has changed then.
+        """
+        ...
+
+    def release(self, slot: int) -> None:
+        """Give a slot's memory back, and forget what is in it."""
+        ...
+
     def run(self, rows: Rows, steps: int = 1, fed: Sequence[Fed] = ()) -> npt.NDArray[np.void]:
         """Up to `steps` tokens for each row (of dtype `ROW`), which then says how many came and whether it paused.
 

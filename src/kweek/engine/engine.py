@@ -7,21 +7,25 @@ torch. Both give the tokens of the network, and both are exact enough to train o
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from kweek.engine.backend import MAX_ROWS, Backend, Fed
 from kweek.engine.eager import EagerBackend
 from kweek.engine.generation import OnToken
+from kweek.engine.native import library
 from kweek.engine.native.decoder import KVFormat, NativeBackend
 from kweek.engine.native.pack import WeightFormat
 from kweek.engine.scheduler import Scheduler
 from kweek.engine.speculation import Speculation
+from kweek.engine.suspended import Suspended, identity
 from kweek.errors import KweekError
 from kweek.model.network import Network
-from kweek.protocols import Completion, Request, ShouldStop, never
+from kweek.protocols import Completion, Constraint, Request, ShouldStop, TokenInterceptor, never
 
 SCORE_SLOTS = 16  # sequences scored in one call; their slots lie behind those of generations
+Version = tuple[tuple[int, int], ...]  # of every tensor, where it is and how often it has been written to
 NUM_SLOTS = 64  # sequences at once: beyond it the native products gain nothing more per row
 
 
@@ -57,7 +61,8 @@ class Engine:
         self.network, self.should_stop, self.speculation = network, should_stop, speculation
         self._token_bytes, self._weights, self._kv = token_bytes, weights, kv
         self._num_slots, self._threads = num_slots, threads
-        self._version: tuple[tuple[int, int], ...] = ()
+        self._version: Version = ()
+        self._identified: tuple[Version, str] | None = None
         self._scheduler: Scheduler | None = None
 
     @property
@@ -74,14 +79,79 @@ class Engine:
         Raises:
             KweekError: an empty prompt, more positions than the network has, or stop texts without `token_bytes`.
         """
+        self._check(request)
+        return self._current().submit(request, on_token)
+
+    def _check(self, request: Request) -> None:
         if request.stop_texts and self._token_bytes is None:
             raise KweekError("stop texts need the bytes of every token", fix="give the engine token_bytes")
-        return self._current().submit(request, on_token)
 
     def cancel(self, ticket: int) -> None:
         """End a generation with what it has at the next step."""
         if self._scheduler is not None:
             self._scheduler.cancel(ticket)
+
+    def suspend(self, tickets: Collection[int] | None = None) -> list[Suspended]:
+        """Take generations that have not ended out of the engine, between two steps.
+
+        Each can go on in an engine over the same weights, also in another process (`write_suspended`), and its tokens
+        are then those of an undisturbed run.
+
+        Args:
+            tickets: which; None takes all. One that has ended, or is unknown, is passed over.
+
+        Returns:
+            Those taken, in the order of their tickets; no `step` returns them any more.
+
+        Raises:
+            KweekError: the weights have changed since the generations began.
+        """
+        if self._scheduler is None or not self.num_active:
+            return []
+        if self._version != self._present():
+            raise KweekError("the weights have changed under running generations", fix="let them end first")
+        return self._scheduler.suspend(tickets, self._identity())
+
+    def resume(
+        self,
+        suspended: Suspended,
+        on_token: OnToken | None = None,
+        *,
+        constraint: Callable[[], Constraint] | None = None,
+        interceptor: TokenInterceptor | None = None,
+    ) -> int:
+        """Let a suspended generation go on; returns its new ticket.
+
+        What it has said counts as said: `on_token` is told what comes now, and the completion holds all of it. Its cost
+        holds the tokens that have to be computed again, its budget does not count them.
+
+        Args:
+            constraint, interceptor: what the request had, where it comes from a file.
+
+        Raises:
+            KweekError: other weights than before, a constraint or tool that is missing or not wanted, or as `submit`.
+        """
+        if suspended.model != self._identity():
+            raise KweekError(
+                "a generation was suspended with other weights, or in another format",
+                fix="resume it with the same model, weights and kv, or generate anew",
+            )
+        request = replace(
+            suspended.request,
+            constraint=constraint or suspended.request.constraint,
+            interceptor=interceptor or suspended.request.interceptor,
+        )
+        for name, there in (
+            ("constraint", request.constraint is not None),
+            ("interceptor", request.interceptor is not None),
+        ):
+            if there != (name in suspended.wants):
+                what = "had none" if there else "does not go on without it"
+                raise KweekError(
+                    f"{name} of a suspended generation: it {what}", fix="give what it began with"
+                )
+        self._check(request)
+        return self._current().resume(suspended, request, on_token)
 
     def step(self) -> list[tuple[int, Completion]]:
         """One call of the network over all rows; (ticket, completion) of the generations that ended."""
@@ -129,21 +199,33 @@ class Engine:
 
     def _current(self) -> Scheduler:
         """The scheduler over the present weights; a new one where they changed and nothing is running."""
-        version = tuple((p.data_ptr(), p._version) for p in self.network.parameters())
+        version = self._present()
         if self._scheduler is None or (version != self._version and not self.num_active):
             self._version = version
             self._scheduler = Scheduler(self._make(), self._num_slots, self._token_bytes, self.speculation)
         return self._scheduler
 
+    def _present(self) -> Version:
+        """The weights' version: later writes to them show in it."""
+        return tuple((p.data_ptr(), p._version) for p in self.network.parameters())
+
+    def _identity(self) -> str:
+        """That of the present weights, looked at once."""
+        version = self._present()
+        if self._identified is None or self._identified[0] != version:
+            self._identified = version, identity(self.network, self._weights, self._kv)
+        return self._identified[1]
+
     def _make(self) -> Backend:
         num_slots = self._num_slots + SCORE_SLOTS
         try:
-            return NativeBackend(
-                self.network, self._weights, kv=self._kv, num_slots=num_slots, threads=self._threads
-            )
+            library.load()
         except KweekError as error:
-            _say_once(f"{error}; generating with torch, several times slower")
-        return EagerBackend(self.network, num_slots=num_slots)
+            _say_once(f"{error}; generating with torch in fp32, several times slower")
+            return EagerBackend(self.network, num_slots=num_slots)
+        return NativeBackend(
+            self.network, self._weights, kv=self._kv, num_slots=num_slots, threads=self._threads
+        )
 
 
 class _Told:

@@ -13,7 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-SOURCES = ("native.c", "kernels.h", "neon.h", "neon_block.h", "matrix.h", "sampling.h")
+SOURCES = (
+    *("native.c", "attention.h", "kernels.h", "neon.h", "neon_block.h", "matrix.h", "sampling.h", "team.h"),
+)
 #: Compiler flags by instruction set, best first. 64-bit Arm has "portable" alone: that is NEON there, and asks at run
 #: time whether the processor has dot products.
 FLAGS_OF_TARGET: dict[str, tuple[str, ...]] = {
@@ -26,7 +28,7 @@ FLAGS_OF_TARGET: dict[str, tuple[str, ...]] = {
 }
 # Nothing here reads errno or traps; products and sums may become one instruction. The order of sums stays as written.
 FLAGS = (
-    *("-std=gnu11", "-O3"),
+    *("-std=gnu11", "-O3", "-pthread"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"),
 )
 _LIBRARY, _PROGRAM = ("-shared", "-fPIC"), ("-static",)

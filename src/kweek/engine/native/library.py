@@ -63,7 +63,7 @@ class Model(ctypes.Structure):
         *(
             (name, ctypes.c_int32)
             for name in (
-                *("num_layers", "width", "num_heads", "num_kv_heads", "head_dim", "ffn", "vocab", "kv_half"),
+                *("num_layers", "width", "num_heads", "num_kv_heads", "head_dim", "ffn", "vocab", "kv"),
             )
         ),
         ("epsilon", ctypes.c_float),
@@ -104,7 +104,7 @@ def load(target: str | None = None) -> ctypes.CDLL:
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     library.kw_slot_bytes.restype = library.kw_work_bytes.restype = ctypes.c_size_t
     library.kw_scratch_new.restype = pointer
-    library.kw_scratch_new.argtypes = [pointer, integer, integer]
+    library.kw_scratch_new.argtypes = [pointer, integer, integer, integer]
     library.kw_slot_bytes.argtypes = [pointer, integer]
     library.kw_work_bytes.argtypes = library.kw_scratch_free.argtypes = [pointer]
     library.kw_scratch_free.restype = library.kw_step.restype = library.kw_fork.restype = None

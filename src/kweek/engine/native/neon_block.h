@@ -44,7 +44,7 @@ TARGET INLINE void BLOCK(_part)(const int bits, const uint8_t *tile, int groups,
     for (int g = 0; g < groups; g++) {
         int32x4_t dot[4][4];
         for (int r = 0; r < R; r++)
-            for (int n = 0; n < N; n++) dot[r][n] = vdupq_n_s32(bits == 4 ? -sums[(size_t)r * groups + g] : 0);
+            for (int n = 0; n < N; n++) dot[r][n] = vdupq_n_s32(bits == 4 ? sums[(size_t)r * groups + g] : 0);
         BLOCK(_group)(bits, tile + (size_t)g * block + 4 * first, a + (size_t)g * GROUP, (size_t)groups * GROUP, dot, R, N);
         const uint16_t *halves = (const uint16_t *)(tile + (size_t)groups * block + g * SCALE_BLOCK) + first;
         for (int n = 0; n < N; n++) {

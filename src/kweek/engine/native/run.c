@@ -87,7 +87,7 @@ static void answer(const weights *w, const options *o, const id_list *prompt) {
     }
     int most = o->count < room ? o->count : room, made = 0;
     kw_slot slot = new_slot(m, length + most);
-    kw_scratch *scratch = kw_scratch_new(m, CHUNK, slot.capacity);
+    kw_scratch *scratch = kw_scratch_new(m, CHUNK, slot.capacity, 1);
     float *logits = aligned(4 * (size_t)stride), lse;
     void *work = aligned(kw_work_bytes(m));
     if (!scratch || !logits || !work) refuse("no memory");

@@ -136,7 +136,7 @@ static weights *open_weights(const char *path) {
     int inner = h->num_heads * h->head_dim, qkv = inner + 2 * h->num_kv_heads * h->head_dim;
     kw_model *m = &w->model;
     m->num_layers = h->num_layers, m->width = h->width, m->num_heads = h->num_heads, m->num_kv_heads = h->num_kv_heads;
-    m->head_dim = h->head_dim, m->ffn = h->ffn, m->vocab = h->vocab, m->kv_half = 1, m->epsilon = h->epsilon;
+    m->head_dim = h->head_dim, m->ffn = h->ffn, m->vocab = h->vocab, m->kv = KW_F16, m->epsilon = h->epsilon;
     w->embedding = w->head = matrix(w, h->vocab, h->width);
     if (w->sections[w->at].size) w->head = matrix(w, h->vocab, h->width);
     else w->at++; /* one matrix is both */
