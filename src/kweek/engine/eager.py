@@ -49,6 +49,9 @@ class _SlotCache(KVCache):
 class EagerBackend:
     """A network as it is: later changes of its weights show at once. See `Backend`."""
 
+    max_rows = MAX_ROWS
+    rewinds = True
+
     def __init__(self, network: Network, *, num_slots: int = 64) -> None:
         self.network, self.config, self.num_slots = network, network.config, num_slots
         self.logits = np.zeros((0, self.config.vocab_size), np.float32)

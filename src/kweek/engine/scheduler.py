@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from kweek.engine.backend import MAX_ROWS, Backend, Fed
+from kweek.engine.backend import Backend, Fed
 from kweek.engine.generation import Generation, OnToken
 from kweek.engine.native.rows import ROW
 from kweek.engine.slots import Slots, common_prefix
@@ -96,7 +96,7 @@ class Scheduler:
             generation = self._queue.popleft()
             if generation in ended:
                 continue
-            if generation.request.prompt_logprobs:
+            if generation.request.prompt_logprobs or not self.backend.rewinds:
                 placed = self._slots.take(generation.ids[:1], generation.request.tenant)
             elif any(
                 ids[:SHARED] == generation.ids[:SHARED] and common_prefix(ids, generation.ids) >= SHARED
@@ -123,7 +123,7 @@ class Scheduler:
 
     def _compose(self) -> tuple[list[Generation], list[tuple[Generation, Fed]]]:
         """The generations that get a token in this call, and the tokens to feed beside them."""
-        room = MAX_ROWS - len(self._running)
+        room = self.backend.max_rows - len(self._running)
         rows: list[Generation] = []
         fed: list[tuple[Generation, Fed]] = []
         for generation in self._running:
@@ -148,7 +148,8 @@ class Scheduler:
             assert generation.slot is not None
             generation.slot.token_ids += piece.token_ids
             generation.num_fed += len(piece.token_ids)
-        drafts = self._drafts(rows, MAX_ROWS - len(rows) - sum(len(piece.token_ids) for _, piece in fed))
+        room = self.backend.max_rows - len(rows) - sum(len(piece.token_ids) for _, piece in fed)
+        drafts = self._drafts(rows, room)
         steps = 1 if any(drafts) else self._steps(rows)
         table = np.zeros(len(rows) + sum(map(len, drafts)), ROW)
         self._held = []
@@ -281,8 +282,9 @@ class Scheduler:
         assert generation.slot is not None
         ids = generation.ids
         generation.prompt_logprobs = [0.0]
-        for start in range(0, len(ids) - 1, MAX_ROWS):
-            piece = ids[start : min(start + MAX_ROWS, len(ids) - 1)]
+        most = self.backend.max_rows
+        for start in range(0, len(ids) - 1, most):
+            piece = ids[start : min(start + most, len(ids) - 1)]
             self.backend.forward([Fed(generation.slot.number, start, piece)], range(len(piece)))
             generation.prompt_logprobs += self.backend.logprobs(ids[start + 1 : start + 1 + len(piece)])
         generation.num_fed = len(ids) - 1
