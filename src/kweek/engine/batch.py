@@ -77,7 +77,7 @@ class BatchEngine(ABC):
         cancelled = False
         try:
             for index, request in enumerate(requests):
-                told = None if on_token is None else _Told(on_token, index)
+                told = None if on_token is None else Told(on_token, index)
                 tickets[self.submit(request, told)] = index
             while len(done) < len(tickets):
                 done |= {tickets[ticket]: completion for ticket, completion in self.step()}
@@ -117,7 +117,7 @@ class BatchEngine(ABC):
             yield backend.forward([Fed(self._num_slots, start, piece)], range(len(piece)))
 
 
-class _Told:
+class Told:
     """Passes the tokens of one request of `generate` on, with its index."""
 
     def __init__(self, on_token: Callable[[int, int], None], index: int) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 from kweek.engine.backend import Backend
 from kweek.engine.batch import BatchEngine
+from kweek.engine.device.backend import DeviceBackend
 from kweek.engine.eager import EagerBackend
 from kweek.engine.native.decoder import KVFormat, NativeBackend
 from kweek.engine.native.pack import WeightFormat
@@ -25,13 +27,16 @@ SCORE_SLOTS = 16  # sequences scored in one call; their slots lie behind those o
 NUM_SLOTS = 64  # sequences at once: beyond it the native products gain nothing more per row
 
 
+Computing = Literal["auto", "native", "torch"]
+
+
 class Engine(BatchEngine):
     """A `LanguageModel` over a network in this process.
 
     Changed weights are seen: what was computed with the old ones is forgotten before the next generation begins.
 
     Args:
-        network: on the CPU, in fp32.
+        network: on the CPU in fp32, or on a CUDA device in any precision.
         should_stop: asked between calls of the network; when true, all generations end as "cancelled".
         token_bytes: the bytes of every token; needed by requests with stop texts.
         weights: how the native library holds the matrices. "f32" is exact; "q4" and "q8" are two to five times as fast
@@ -40,6 +45,8 @@ class Engine(BatchEngine):
         num_slots: generations that run at once; the rest wait.
         threads: of the native library; see `NativeBackend`.
         speculation: guesses tokens ahead, with the same result.
+        computing: "native" and "torch" insist; "auto" takes the native library where it can be had, else says so once
+            and goes on with torch.
     """
 
     def __init__(
@@ -53,10 +60,12 @@ class Engine(BatchEngine):
         num_slots: int = NUM_SLOTS,
         threads: int = 1,
         speculation: Speculation | None = None,
+        computing: Computing = "auto",
     ) -> None:
         super().__init__(num_slots, SCORE_SLOTS, should_stop=should_stop, token_bytes=token_bytes)
         self.network, self.speculation = network, speculation
         self._weights, self._kv, self._threads = weights, kv, threads
+        self._computing = computing
         self._version: tuple[tuple[int, int], ...] = ()
 
     def _current(self) -> Scheduler:
@@ -69,11 +78,17 @@ class Engine(BatchEngine):
 
     def _make(self) -> Backend:
         num_slots = self._num_slots + SCORE_SLOTS
+        if self.network.head_weight.is_cuda:
+            return DeviceBackend(self.network, num_slots=num_slots)
+        if self._computing == "torch":
+            return EagerBackend(self.network, num_slots=num_slots)
         try:
             return NativeBackend(
                 self.network, self._weights, kv=self._kv, num_slots=num_slots, threads=self._threads
             )
         except KweekError as error:
+            if self._computing == "native":
+                raise
             _say_once(f"{error}; generating with torch, several times slower")
         return EagerBackend(self.network, num_slots=num_slots)
 

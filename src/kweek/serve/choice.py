@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kweek.engine.prompt_scores import PromptScores
 from kweek.protocols import Completion
 from kweek.serve.logprobs import Offsets, TokenScore
 from kweek.serve.model import Prompt
-from kweek.serve.prompt_scores import PromptScores
 from kweek.serve.refusal import Refusal
 from kweek.serve.worker import Batch, NewToken
 from kweek.serve.writing import Part, Piece, Writing

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kweek.engine.constraints import Vocabulary, compile_json_schema, compile_tools
+from kweek.engine.prompt_scores import PromptScores
 from kweek.errors import KweekError
 from kweek.protocols import Constraint, Message, Request, TokenInterceptor
 from kweek.serve.bodies import SamplingBody
-from kweek.serve.prompt_scores import PromptScores
 from kweek.serve.refusal import Refusal
 from kweek.serve.tool_calls import FORM, OPENING
 from kweek.tokenize.chat import encode_prompt
