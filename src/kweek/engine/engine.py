@@ -72,9 +72,17 @@ class Engine(BatchEngine):
         """The scheduler over the present weights; a new one where they changed and nothing is running."""
         version = tuple((p.data_ptr(), p._version) for p in self.network.parameters())
         if self._scheduler is None or (version != self._version and not self.num_active):
+            self._scheduler = Scheduler(
+                self._backend(version), self._num_slots, self._token_bytes, self.speculation
+            )
             self._version = version
-            self._scheduler = Scheduler(self._make(), self._num_slots, self._token_bytes, self.speculation)
         return self._scheduler
+
+    def _backend(self, version: tuple[tuple[int, int], ...]) -> Backend:
+        """A backend for these weights; one that has recorded graphs is kept while they lie where they lay."""
+        before = None if self._scheduler is None else self._scheduler.backend
+        moved = [place for place, _ in version] != [place for place, _ in self._version]
+        return before if isinstance(before, DeviceBackend) and not moved else self._make()
 
     def _make(self) -> Backend:
         num_slots = self._num_slots + SCORE_SLOTS
