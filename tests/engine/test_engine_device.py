@@ -104,6 +104,7 @@ def test_padding_writes_into_no_slot(backend):
     """Fault 4 of captured batches: rows left over from a fuller batch go on writing where they wrote."""
     backend.forward([Fed(i, 0, [1 + i, 2, 3]) for i in range(8)], [])
     backend.run(rows_at(range(8), 3, 9, remaining=2), 2)
+    backend.run(rows_at([5, 6, 7], 3, 11, remaining=2), 2)  # other tokens where the full batch had been
     before = [held(backend, slot) for slot in range(8)]
     backend.run(rows_at(range(5), 5, 4))  # bucket of 8: three rows are padding
     for slot in range(5, 8):

@@ -80,7 +80,8 @@ class StaticBatch:
             "real": torch.zeros(len(_REAL), most, dtype=torch.float64, pin_memory=on_gpu),
             "uniforms": torch.zeros(MAX_STEPS, most, dtype=torch.float64, pin_memory=on_gpu),
         }
-        self._there = {name: part.to(device) for name, part in self._host.items()}
+        # Copies on the CPU too: the device moves its own on, and what the host has must not follow.
+        self._there = {name: part.to(device, copy=True) for name, part in self._host.items()}
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
         #: (S, 5, B) per step: token, log-probability, processed one, kept mass, lse.
         self.drawn = torch.zeros(MAX_STEPS, 5, most, dtype=torch.float64, device=device)

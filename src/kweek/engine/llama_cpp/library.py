@@ -19,7 +19,7 @@ from pathlib import Path
 from kweek.errors import KweekError
 
 PACKAGE, VERSION = "xllamacpp", "2026.10.11549"
-_FIX = "pip install 'kweek[llama]'"
+_FIX = "install it: pip install 'kweek[llama]'"
 _DEFAULTS = (512, 2048, 512, 1)  # n_ctx, n_batch, n_ubatch, n_seq_max
 _ERROR = 4  # ggml's level of messages that say why something failed
 

@@ -179,7 +179,8 @@ def load() -> Any:
     """
     if importlib.util.find_spec("vllm") is None:
         raise KweekError(
-            "the vllm backend needs a package that is not installed (vllm)", fix="pip install 'kweek[vllm]'"
+            "the vllm backend needs a package that is not installed (vllm)",
+            fix="install it: pip install 'kweek[vllm]'",
         )
     for name in ("VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):
         os.environ.setdefault(name, "1")  # nothing is told to anybody unless the user asked for it
