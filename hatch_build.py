@@ -1,12 +1,13 @@
-"""Puts the native library into the wheel, for every instruction set of the machine that builds it.
+"""Puts the native library into the wheel, for every instruction set of the machine that the compiler is for.
 
-Without a C compiler the wheel is pure Python, and the library is compiled where it is used, or torch computes. An
+That is this machine, unless CC names a cross compiler: CC=aarch64-linux-gnu-gcc makes a wheel for 64-bit Arm. Without a C compiler the wheel is pure Python, and the library is compiled where it is used, or torch computes. An
 editable install compiles nothing: a checkout does so at first use, and again when its sources change.
 """
 
 from __future__ import annotations
 
 import platform
+import sys
 import sysconfig
 import tempfile
 from importlib.util import module_from_spec, spec_from_file_location
@@ -33,14 +34,16 @@ class NativeLibrary(BuildHookInterface):  # type: ignore[type-arg]
             self.app.display_warning(f"{error}; the wheel goes without the native library")
             return
         self._folder = tempfile.TemporaryDirectory()
-        x86 = platform.machine().lower() in ("x86_64", "amd64")
-        for target in build.FLAGS_OF_TARGET if x86 else ("portable",):
-            made = Path(self._folder.name) / build.file_name(target)
+        made_for = build.triple(compiler)
+        for target in build.targets_of(compiler):
+            made = Path(self._folder.name) / build.file_name(target, made_for)
             build.compile_library(Path(self.root) / NATIVE, target, compiler, made)
             build_data["force_include"][str(made)] = f"kweek/engine/native/{made.name}"
         build_data["pure_python"] = False
-        tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-        build_data["tag"] = f"py3-none-{tag}"
+        here = sysconfig.get_platform()
+        if build.machine_of(made_for) != build.machine_of(platform.machine()):
+            here = f"{sys.platform}-{build.machine_of(made_for)}"
+        build_data["tag"] = f"py3-none-{here.replace('-', '_').replace('.', '_')}"
 
 
 def _module(path: Path) -> ModuleType:

@@ -71,7 +71,7 @@ def interrupted(folder: Path) -> dict[str, Any]:
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """Thirty kills (six when quick) over three runs, and every fault of the writer."""
+    """Thirty kills (six when quick) over three runs or more, and every fault of the writer."""
     sys.path.insert(0, str(ROOT / "tests" / "store"))
     from writer_faults import check_every_call
 
@@ -82,10 +82,12 @@ def run(quick: bool) -> dict[str, Any]:
         raise RuntimeError("the undisturbed run failed")
     whole = time.monotonic() - started
     expected = weights(base / "undisturbed")
-    hits, same = 0, []
-    for number, kills in enumerate([6] if quick else [10, 10, 10]):
-        hits += killed_and_resumed(base / f"killed-{number}", kills, whole, number)
-        same.append(weights(base / f"killed-{number}") == expected)
+    hits, same = 0, list[bool]()
+    wanted = 6 if quick else 30
+    while hits < wanted:  # about ten a run: the last lives of a run may end well before their kill
+        folder = base / f"killed-{len(same)}"
+        hits += killed_and_resumed(folder, min(10, wanted - hits), whole, len(same))
+        same.append(weights(folder) == expected)
     scratch = base / "writer"
     scratch.mkdir(parents=True)
     faults = {kind: sum(check_every_call(scratch, kind).values()) for kind in ("artifact", "file")}
@@ -106,8 +108,7 @@ def run(quick: bool) -> dict[str, Any]:
         "passed": all(same)
         and manners["refused_with_pid"]
         and manners["status"] == 130
-        and manners["says_how_to_go_on"]
-        and hits >= (3 if quick else 25),
+        and manners["says_how_to_go_on"],
     }
 
 

@@ -38,5 +38,13 @@ class GuardError(KweekError):
     """A guard that refuses to go on: a fooled verifier, a reward with the wrong sign, a loss on nothing."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; torch says so in words, on a CPU and on a GPU."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 class Interrupted(Exception):
     """Raised at a safe point after a request to stop; everything needed to resume has been saved."""

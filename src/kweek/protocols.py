@@ -79,7 +79,9 @@ class Request:
         stop_ids: tokens that end the generation; they are part of it.
         stop_texts: UTF-8 texts that end it wherever the bytes of its tokens first hold one, across tokens too.
         constraint: makes a fresh constraint for this generation.
-        prompt_logprobs: also give the log-probability of every token of the prompt.
+        prompt_logprobs: also give the log-probability of every token of the prompt, and its rank. With nothing more to
+            generate (`max_new_tokens` 0) the prompt is only scored.
+        num_prompt_top: how many of the likeliest tokens to name at each place of a scored prompt.
         num_top: how many of the likeliest tokens to name beside each new token.
         max_flop: ends the generation, with what it has, before it costs more.
         tenant: requests of different tenants never share a cached prefix.
@@ -98,6 +100,7 @@ class Request:
     stop_texts: tuple[bytes, ...] = ()
     constraint: Callable[[], Constraint] | None = None
     prompt_logprobs: bool = False
+    num_prompt_top: int = 0
     num_top: int = 0
     max_flop: float = math.inf
     tenant: str = ""
@@ -123,6 +126,10 @@ class Completion:
     kept_mass: list[float] = field(default_factory=list)
     #: natural logs of the prompt's tokens, the first 0.0; None unless asked for.
     prompt_logprobs: list[float] | None = None
+    #: 1 where the prompt's token is the likeliest, the first 0; empty unless its log-probabilities are asked for.
+    prompt_ranks: list[int] = field(default_factory=list)
+    #: the likeliest (id, natural log) at each place of the prompt, best first, none at the first; likewise.
+    prompt_top: list[list[tuple[int, float]]] = field(default_factory=list)
     #: for each new token the likeliest (id, natural log under the full softmax), best first.
     top: list[list[tuple[int, float]]] = field(default_factory=list)
     #: the text or token of the request that ended it, when the reason is "stop".

@@ -1,5 +1,8 @@
 """The native library computes the network, in every instruction set and format, whatever shares the call."""
 
+import os
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -81,7 +84,7 @@ def test_every_format_of_every_layout_is_the_network(layout, target):
 
 
 @pytest.mark.parametrize("form", ["f32", "f16", "q8", "q4"])
-@pytest.mark.parametrize("kv", ["f32", "f16"])
+@pytest.mark.parametrize("kv", ["f32", "f16", "q8"])
 def test_the_same_bits_alone_in_pieces_and_in_company(form, kv):
     network = random_network(**LAYOUTS["qwen3, grouped"])
     backend = NativeBackend(network, form, kv=kv, num_slots=8)
@@ -101,8 +104,23 @@ def test_the_same_bits_alone_in_pieces_and_in_company(form, kv):
         assert np.array_equal(piece, whole[0][start:end])
 
 
-def test_a_fork_and_a_larger_capacity_go_on_with_the_same_bits():
-    backend = NativeBackend(random_network(**LAYOUTS["qwen3, grouped"]), num_slots=3)
+@pytest.mark.parametrize("target", RUNNABLE)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_keys_and_values_in_fewer_bits_lose_little(layout, target):
+    network = random_network(**LAYOUTS[layout])
+    ids = np.random.default_rng(1).integers(0, 288, 100).tolist()
+    expected = reference(network, ids)
+    errors = []
+    for kv, tolerance in (("f32", 5e-5), ("f16", 2e-2), ("q8", 0.3)):
+        backend = NativeBackend(network, kv=kv, num_slots=1, target=target)
+        errors.append(np.abs(log_softmax(backend.forward([Fed(0, 0, ids)], range(100))) - expected).max())
+        assert errors[-1] < tolerance, kv
+    assert errors[0] < errors[1] < errors[2]
+
+
+@pytest.mark.parametrize("kv", ["f32", "f16", "q8"])
+def test_a_fork_and_a_larger_capacity_go_on_with_the_same_bits(kv):
+    backend = NativeBackend(random_network(**LAYOUTS["qwen3, grouped"]), kv=kv, num_slots=3)
     ids = np.random.default_rng(3).integers(0, 288, 50).tolist()
     expected = backend.forward([Fed(0, 0, ids)], range(50))[-1].copy()
     backend.fork(0, 2, 30)
@@ -132,6 +150,35 @@ def test_two_threads_give_the_bits_of_one():
         choices = backend.run(rows, 1, fed)
         found.append((choices.tobytes(), backend.logits[:5].tobytes(), backend.lse[:5].tobytes()))
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("form", ["f32", "q4"])
+def test_threads_share_out_one_row_too(form):
+    # Large enough that a single row is worth sharing.
+    network = random_network(
+        num_heads=6, num_kv_heads=3, head_dim=64, hidden_size=384, intermediate_size=1056, vocab_size=4099
+    )
+    ids = np.random.default_rng(5).integers(0, 4099, 30).tolist()
+    found = []
+    for threads in (1, 2, 3, 5):
+        backend = NativeBackend(network, form, num_slots=1, threads=threads)
+        found.append(
+            np.stack([backend.forward([Fed(0, i, [token])], [0])[0].copy() for i, token in enumerate(ids)])
+        )
+    assert all(np.array_equal(one, found[0]) for one in found)
+
+
+def test_threads_come_and_go_with_their_backend():
+    network = random_network(**LAYOUTS["qwen3, grouped"])
+    before = len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 0
+    for _ in range(20):
+        backend = NativeBackend(network, num_slots=1, threads=4)
+        backend.forward([Fed(0, 0, [1, 2, 3])], [2])
+        backend.reserve(0, 700)  # more room for scores: threads end and new ones begin
+        backend.forward([Fed(0, 3, [4])], [0])
+    del backend
+    if sys.platform == "linux":
+        assert len(os.listdir("/proc/self/task")) <= before + 1
 
 
 def test_more_rows_than_a_call_holds_are_refused():

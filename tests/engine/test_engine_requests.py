@@ -1,5 +1,6 @@
 """What a request may ask for, from both backends: truncation, bias, stop texts, constraints, budgets, cancellation."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -126,6 +127,30 @@ def test_stop_texts_are_found_across_tokens_and_end_exactly_there(engine):
     assert len(b"".join(TOKEN_BYTES[t] for t in done.token_ids)) >= end
 
 
+class Forcing:
+    """Forces tokens once a sequence has a certain length."""
+
+    trigger_ids = None
+
+    def __init__(self, length, forced):
+        self.length, self.forced = length, forced
+
+    def __call__(self, ids):
+        return self.forced if len(ids) == self.length else []
+
+
+def test_a_stop_text_does_not_reach_over_what_a_tool_said_and_a_tool_ends_nothing(engine):
+    free = engine.generate([Request([2, 3], 4, interceptor=Forcing(4, [50]))])[0]
+    said = [TOKEN_BYTES[token] for token in free.token_ids]
+    over = Request([2, 3], 4, interceptor=Forcing(4, [50]), stop_texts=(said[1] + said[3],))
+    assert engine.generate([over])[0].token_ids == free.token_ids
+    through = Request([2, 3], 4, interceptor=Forcing(4, [50]), stop_texts=(said[2] + said[3],))
+    assert engine.generate([through])[0].stopped_by == said[2] + said[3]
+    own = Request([2, 3], 4, interceptor=Forcing(4, [50]), stop_texts=(said[2],))
+    assert said[2] not in (said[0] + said[1], said[3])
+    assert engine.generate([own])[0].token_ids == free.token_ids
+
+
 def test_stop_texts_without_bytes_are_refused(network):
     with pytest.raises(KweekError, match="bytes of every token"):
         Engine(network).generate([Request([1], 3, stop_texts=(b"x",))])
@@ -136,6 +161,83 @@ def test_prompt_scores_are_those_of_score(engine):
     done = engine.generate([Request(prompt, 3, prompt_logprobs=True)])[0]
     assert done.prompt_logprobs == pytest.approx(engine.score([prompt])[0], abs=1e-4)
     assert engine.generate([Request(prompt, 3)])[0].token_ids == done.token_ids
+
+
+@torch.inference_mode()
+def test_a_prompt_is_scored_with_ranks_and_alternatives_and_nothing_more_if_so_asked(engine, network):
+    prompts = [np.random.default_rng(i).integers(0, VOCABULARY, 120 + 90 * i).tolist() for i in range(4)]
+    done = engine.generate(
+        [Request(prompt, 0, prompt_logprobs=True, num_prompt_top=i) for i, prompt in enumerate(prompts)]
+    )
+    for count, (prompt, completion) in enumerate(zip(prompts, done, strict=True)):
+        table = network.logits(network(torch.tensor([prompt])))[0].log_softmax(-1)[:-1]
+        own = table.gather(-1, torch.tensor(prompt[1:])[:, None])
+        assert completion.prompt_logprobs == pytest.approx([0.0, *own[:, 0].tolist()], abs=1e-4)
+        assert completion.prompt_ranks == [0, *((table > own).sum(-1) + 1).tolist()]
+        assert completion.prompt_top[0] == [] and len(completion.prompt_top) == len(prompt)
+        for place, row in enumerate(table):
+            found = completion.prompt_top[place + 1]
+            assert [token for token, _ in found] == row.topk(count).indices.tolist()
+            assert [value for _, value in found] == pytest.approx(row.topk(count).values.tolist(), abs=1e-4)
+            own_value = completion.prompt_logprobs[place + 1]
+            assert all(value == own_value for token, value in found if token == prompt[place + 1])
+        assert completion.stop_reason == "length" and completion.token_ids == []
+        expected = (len(prompt) - 1) * network.config.num_flops_per_token(len(prompt))
+        assert completion.flop == pytest.approx(expected)
+    single = engine.generate([Request([5], 0, prompt_logprobs=True)])[0]
+    assert single.prompt_logprobs == [0.0] and single.stop_reason == "length"
+    dear = engine.generate([Request([5] * 50, 0, prompt_logprobs=True, max_flop=1.0)])[0]
+    assert dear.stop_reason == "budget" and dear.flop == 0
+
+
+def test_a_long_prompt_is_scored_in_pieces_between_which_others_go_on_and_it_can_be_cancelled(engine):
+    free = engine.submit(Request([1, 2], 30, num_top=1))
+    long = engine.submit(Request([3] * 590, 5, prompt_logprobs=True))
+    told = []
+    engine.submit(Request([4], 30, num_top=1), lambda token, _: told.append(token))
+    assert engine.step() == [] and len(told) == 1
+    engine.cancel(long)
+    done = dict(engine.step())
+    assert done[long].stop_reason == "cancelled" and done[long].token_ids == [] and len(told) == 2
+    assert 0 < done[long].flop < 590 * engine.network.config.num_flops_per_token(590) / 2
+    while engine.num_active:
+        done |= dict(engine.step())
+    assert len(done[free].token_ids) == 30
+
+
+class Poor:
+    """A backend with memory for so many tokens in all slots together."""
+
+    def __init__(self, backend, tokens):
+        self._backend, self._tokens, self._held = backend, tokens, {}
+
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+
+    def reserve(self, slot, tokens):
+        if sum(self._held.values()) - self._held.get(slot, 0) + tokens > self._tokens:
+            raise MemoryError
+        self._held[slot] = tokens
+        self._backend.reserve(slot, tokens)
+
+    def release(self, slot):
+        self._held.pop(slot, None)
+        self._backend.release(slot)
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_text_without_memory_ends_alone_and_idle_prefixes_make_room(engine, monkeypatch, scored):
+    make = Engine._make
+    requests = [Request([i] * 20, 60, 1.0, seed=i) for i in range(3)]
+    expected = [engine.generate([request])[0].token_ids for request in requests]
+    monkeypatch.setattr(Engine, "_make", lambda self: Poor(make(self), 450))
+    poor = Engine(engine.network, token_bytes=TOKEN_BYTES, num_slots=4)
+    big = Request([9] * 500, 50, prompt_logprobs=scored)
+    *done, failed = poor.generate([*requests, big])
+    assert failed.stop_reason == "error" and "not enough memory for a text of 500 tokens" in failed.error
+    assert [completion.token_ids for completion in done] == expected
+    assert len(poor.generate([Request([7] * 300, 50)])[0].token_ids) == 50, "idle slots are given up"
+    assert [completion.token_ids for completion in poor.generate(requests)] == expected
 
 
 def test_the_likeliest_tokens_are_named_best_first(engine, network):
@@ -294,11 +396,20 @@ def test_broken_weights_end_in_an_error_not_in_a_token(engine, temperature):
     assert done.stop_reason == "error" and "not a number" in done.error and done.token_ids == []
 
 
+def test_a_format_that_the_sizes_do_not_allow_is_an_error_and_not_another_format(network):
+    library_or_skip()
+    narrow = Network(dataclasses.replace(network.config, hidden_size=24))
+    with pytest.raises(KweekError, match=r"24 inputs has no whole groups of 32 for q4. Use f16 or f32"):
+        Engine(narrow, weights="q4").generate([Request([1], 2)])
+    with pytest.raises(KweekError, match="no whole groups"):
+        Engine(narrow, weights="q8").score([[1, 2]])
+
+
 def test_without_a_library_it_says_so_once_and_goes_on(network, monkeypatch):
     def missing(*_, **__):
         raise KweekError("the native engine needs a C compiler, and none was found")
 
-    monkeypatch.setattr(engines, "NativeBackend", missing)
+    monkeypatch.setattr(engines.library, "load", missing)
     expected = Engine(network)
     with pytest.warns(RuntimeWarning, match="several times slower"):
         done = expected.generate([Request([1, 2, 3], 6)])[0]

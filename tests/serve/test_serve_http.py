@@ -11,6 +11,8 @@ import pytest
 import serve_models as learnt
 from serve_process import end, start
 
+from kweek.engine.engine import Engine
+from kweek.protocols import Request
 from kweek.serve.exchange import MAX_BODY_BYTES
 from kweek.tokenize.chat import encode_prompt
 
@@ -238,3 +240,21 @@ def test_a_broken_model_is_one_line(trained, tmp_path):
             text=True,
         )
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_weights_in_fewer_bits_give_the_numbers_of_that_format(trained):
+    ids = encode_prompt(trained.tokenizer, [{"role": "user", "content": learnt.COUNT}])
+    body = {"prompt": ids, "max_tokens": 8, "temperature": 0, "logprobs": 0, "prompt_logprobs": 1}
+    found = {}
+    server = start(trained.folder, "--weights", "q8", "--name", "eight")
+    try:
+        choice = server.call("POST", "/v1/completions", body | {"model": "eight"})[1]["choices"][0]
+    finally:
+        end(server)
+    for weights in ("q8", "f32"):
+        engine = Engine(trained.network, weights=weights)
+        found[weights] = engine.generate([Request(ids, 8, prompt_logprobs=True)])[0]
+    shown = [next(iter(place.values()))["logprob"] for place in choice["prompt_logprobs"][1:]]
+    assert choice["logprobs"]["token_logprobs"] == found["q8"].logprobs != found["f32"].logprobs
+    assert shown == found["q8"].prompt_logprobs[1:] != found["f32"].prompt_logprobs[1:]
+    assert found["q8"].token_ids == found["f32"].token_ids, "the model knows this by heart"

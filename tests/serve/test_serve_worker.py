@@ -6,7 +6,6 @@ import threading
 import pytest
 
 from kweek.engine.engine import Engine
-from kweek.errors import KweekError
 from kweek.protocols import Completion, Request
 from kweek.serve.refusal import Refusal
 from kweek.serve.worker import NewToken, Worker
@@ -77,7 +76,7 @@ def test_a_full_queue_says_when_to_come_back(trained):
         with pytest.raises(Refusal) as never:
             worker.submit([Request([1], 1)] * 5)
         assert never.value.status == 400
-        await asyncio.gather(worker.compute(lambda: None), collect(batch))
+        await asyncio.gather(collect(worker.submit([Request([1], 0, prompt_logprobs=True)])), collect(batch))
         _, done = await collect(worker.submit([Request([1], 1)] * 4))
         return caught.value, len(done)
 
@@ -131,15 +130,3 @@ def test_a_failed_step_is_an_error_and_not_the_end(trained, for_good):
         return len(done[0].token_ids)
 
     assert served(engine, work) == (503 if for_good else 5)
-
-
-def test_a_chore_s_error_is_its_own(trained):
-    def wrong():
-        raise KweekError("no")
-
-    async def work(worker):
-        with pytest.raises(KweekError):
-            await worker.compute(wrong)
-        return await worker.compute(lambda: threading.current_thread().name), worker.num_active
-
-    assert served(trained.engine, work) == ("engine", 0)

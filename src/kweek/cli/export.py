@@ -42,12 +42,20 @@ def export(
     licence: Annotated[
         str | None, typer.Option("--licence", help="Of the model, for the card of --edge (apache-2.0).")
     ] = None,
+    runner: Annotated[
+        Literal["native", "aarch64"] | None,
+        typer.Option(
+            "--runner",
+            help="With --edge: add a program that runs the model without Python, for this machine or 64-bit Arm.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Write a model for llama.cpp, Ollama and all built on them, or turn a GGUF file into a model folder.
 
     Examples: kweek export runs/laptop --gguf laptop.gguf · kweek export models/smollm2-135m --gguf s.gguf --type q8_0 ·
-    kweek export runs/laptop --edge laptop-edge · kweek export model.gguf --hf models/mine
+    kweek export runs/laptop --edge laptop-edge · kweek export runs/laptop --edge pi --runner aarch64 ·
+    kweek export model.gguf --hf models/mine
     """
     from kweek.errors import ConfigError
 
@@ -56,10 +64,12 @@ def export(
         raise ConfigError("give one of --gguf FILE, --edge DIR and --hf DIR")
     if licence is not None and edge is None:
         raise ConfigError("--licence is for the card of --edge")
+    if runner is not None and edge is None:
+        raise ConfigError("--runner is for --edge")
     if hf is not None:
         said = _to_folder(where, hf, kind)
     else:
-        said = _to_gguf(where, model, gguf, edge, kind, licence, as_json)
+        said = _to_gguf(where, model, gguf, edge, kind, licence, runner, as_json)
     print(json.dumps(said, ensure_ascii=False) if as_json else _words(said))
 
 
@@ -83,6 +93,7 @@ def _to_gguf(
     edge: Path | None,
     kind: Any,
     licence: str | None,
+    runner: Any,
     quiet: bool,
 ) -> dict[str, Any]:
     from kweek.cli.chat import find_model
@@ -98,7 +109,7 @@ def _to_gguf(
     if gguf is not None:
         return _facts(export_gguf(folder, gguf, kind or "stored", progress))
     assert edge is not None
-    made = export_edge(folder, edge, kind, licence=licence, progress=progress)
+    made = export_edge(folder, edge, kind, licence=licence, runner=runner, progress=progress)
     return _facts(made.exported) | {"path": str(made.path), "files": made.files}
 
 

@@ -14,7 +14,7 @@ import typer
 
 from kweek import __version__
 from kweek.cli import chat, export, flops, get, model, plan, prune, quantize, recipe, run, serve
-from kweek.errors import Interrupted, KweekError
+from kweek.errors import Interrupted, KweekError, is_out_of_memory
 
 EXIT_BUG, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -71,9 +71,14 @@ def main(arguments: list[str] | None = None) -> None:
         status, line = 0, ""
     except Exception as error:
         line = " ".join(str(error).split())
-        if not type(error).__module__.startswith("kweek."):  # those say everything in their text
+        if is_out_of_memory(error):
+            fix = "Take a smaller model, shorter texts or fewer at once, or give this process more memory."
+            status, line = _told(debug, EXIT_USER, f"not enough memory. {fix}")
+        elif not type(error).__module__.startswith("kweek."):  # those say everything in their text
             line = f"{type(error).__name__}: {line} (a fault of Kweek; --debug shows where)"
-        status, line = _told(debug, EXIT_BUG, line)
+            status, line = _told(debug, EXIT_BUG, line)
+        else:
+            status, line = _told(debug, EXIT_BUG, line)
     if line:
         print(f"kweek: {line}", file=sys.stderr)
     sys.exit(status)

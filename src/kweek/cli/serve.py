@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _HOST = "127.0.0.1"  # nobody but this machine, because there is no password
 _PORT = 8000  # where clients of local servers look first
+_Weights = Literal["f32", "f16", "q8", "q4"]
+_WEIGHTS: _Weights = "f32"  # the numbers of the checkpoint, whatever they are
 _MAX_ACTIVE = 256  # two of the largest requests; more would only wait
 
 
@@ -40,6 +42,12 @@ def serve(
     backend: Annotated[
         str, typer.Option("--backend", help="What computes: auto, native, torch, llama.cpp or vllm.")
     ] = "auto",
+    weights: Annotated[
+        _Weights,
+        typer.Option(
+            help="How the engine holds the weights: f32 is exact, q8 and q4 are faster and smaller."
+        ),
+    ] = _WEIGHTS,
     as_json: Annotated[bool, typer.Option("--json", help="Print where it listens as JSON.")] = False,
 ) -> None:
     """Serve a model with OpenAI's API until Ctrl-C: chats, text completions, log-probabilities, tokens.
@@ -60,7 +68,7 @@ def serve(
         ) from error
     listening = bind(host, port)  # before the model: an address that is taken is found at once
     try:
-        model, worker = _load(where, name, max_active, backend)
+        model, worker, said = _load(where, name, max_active, backend, weights)
         private = is_loopback(listening.getsockname()[0])
         if not private:
             print(
@@ -71,16 +79,20 @@ def serve(
         app = make_app(model, worker, loopback_only=private)
         address = url(listening)
         if as_json:
-            line = json.dumps({"url": address, "model": model.name, "max_model_len": model.max_positions})
+            line = json.dumps(
+                {"url": address, "model": model.name, "max_model_len": model.max_positions, "backend": said}
+            )
         else:
-            line = f"{model.name} at {address} (context {model.max_positions} tokens). Ctrl-C stops."
+            line = f"{model.name} at {address} (context {model.max_positions} tokens). {said} Ctrl-C stops."
         Listener(app, listening).run(lambda: print(line, flush=True))
     finally:
         listening.close()
 
 
-def _load(where: Path, name: str | None, max_active: int, backend: str) -> tuple[ServedModel, Worker]:
-    """Engine, tokenizer and vocabulary of what is to be served."""
+def _load(
+    where: Path, name: str | None, max_active: int, backend: str, weights: _Weights
+) -> tuple[ServedModel, Worker, str]:
+    """What is to be served, the thread that computes it, and a line on what computes."""
     from kweek.cli.chat import find_model
     from kweek.engine.constraints import Vocabulary
     from kweek.engine.open import open_model
@@ -88,16 +100,14 @@ def _load(where: Path, name: str | None, max_active: int, backend: str) -> tuple
     from kweek.serve.worker import Worker
     from kweek.system.calculator import Calculator
 
-    opened = open_model(where if where.is_file() else find_model(where, None)[0], backend)
-    print(opened.said, file=sys.stderr)
+    opened = open_model(where if where.is_file() else find_model(where, None)[0], backend, weights)
     tokenizer = opened.tokenizer
     tool = Calculator(tokenizer) if {"<tool>", "<result>", "</result>"} <= set(tokenizer.special) else None
     model = ServedModel(
         name or where.resolve().name.removesuffix(".gguf"),
         tokenizer,
         opened.max_positions,
-        opened.score_prompt,
         Vocabulary.of(tokenizer, opened.vocab_size),
         tool,
     )
-    return model, Worker(opened.model, max_active=max_active)
+    return model, Worker(opened.model, max_active=max_active), opened.said

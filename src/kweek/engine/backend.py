@@ -46,7 +46,7 @@ class Backend(Protocol):
     """A network with slots.
 
     Attributes:
-        max_rows: rows and fed tokens of one call.
+        max_rows: rows and fed tokens of one call of `run`; at least `MAX_ROWS`.
         rewinds: whether a slot can go back to an earlier position; one with a recurrent state cannot.
         logits: (rows, at least V) of the last call, in the order of its rows.
         lse: (rows,) the logarithm of the sum of their exponentials, after `run`.
@@ -70,6 +70,18 @@ class Backend(Protocol):
     @property
     def lse(self) -> npt.NDArray[np.float32]: ...
 
+    def reserve(self, slot: int, tokens: int) -> None:
+        """Make room for so many tokens in a slot, keeping what is in it; a slot also grows as the calls below need it.
+
+        Raises:
+            MemoryError: there is none; nothing has changed then.
+        """
+        ...
+
+    def release(self, slot: int) -> None:
+        """Give a slot's memory back, and forget what is in it."""
+        ...
+
     def run(self, rows: Rows, steps: int = 1, fed: Sequence[Fed] = ()) -> npt.NDArray[np.void]:
         """Up to `steps` tokens for each row (of dtype `ROW`), which then says how many came and whether it paused.
 
@@ -79,7 +91,7 @@ class Backend(Protocol):
         ...
 
     def forward(self, fed: Sequence[Fed], wanted: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Feed at most `max_rows` tokens; logits (wanted, V), valid until the next call.
+        """Feed at most `MAX_ROWS` tokens; logits (wanted, V), valid until the next call.
 
         Args:
             wanted: offsets into all that is fed, one piece after another.

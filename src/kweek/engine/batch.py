@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-from kweek.engine.backend import Fed
+from kweek.engine.backend import MAX_ROWS, Fed
 from kweek.engine.generation import OnToken
 from kweek.engine.scheduler import Scheduler
 from kweek.errors import KweekError
@@ -55,9 +52,12 @@ class BatchEngine(ABC):
         Raises:
             KweekError: an empty prompt, more positions than the network has, or stop texts without `token_bytes`.
         """
+        self._check(request)
+        return self._current().submit(request, on_token)
+
+    def _check(self, request: Request) -> None:
         if request.stop_texts and self._token_bytes is None:
             raise KweekError("stop texts need the bytes of every token", fix="give the engine token_bytes")
-        return self._current().submit(request, on_token)
 
     def cancel(self, ticket: int) -> None:
         """End a generation with what it has at the next step."""
@@ -95,7 +95,7 @@ class BatchEngine(ABC):
         backend = self._current().backend
         result: list[list[float]] = [[0.0] if sequence else [] for sequence in sequences]
         lengths = [len(sequence) - 1 for sequence in sequences]
-        for group in _calls(lengths, backend.max_rows, self._score_slots):
+        for group in _calls(lengths, self._score_slots):
             fed = [
                 Fed(self._num_slots + place, start, sequences[index][start:end])
                 for place, (index, start, end) in enumerate(group)
@@ -109,13 +109,6 @@ class BatchEngine(ABC):
                 del found[: end - start]
         return result
 
-    def logits(self, token_ids: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
-        """Logits (T, V) after each token of one sequence, in pieces that are valid until the next."""
-        backend = self._current().backend
-        for start in range(0, len(token_ids), backend.max_rows):
-            piece = token_ids[start : start + backend.max_rows]
-            yield backend.forward([Fed(self._num_slots, start, piece)], range(len(piece)))
-
 
 class Told:
     """Passes the tokens of one request of `generate` on, with its index."""
@@ -127,19 +120,19 @@ class Told:
         self._on_token(self._index, token)
 
 
-def _calls(lengths: Sequence[int], most: int, slots: int) -> list[list[tuple[int, int, int]]]:
-    """Pieces (index, start, end) of sequences, in calls of at most `most` tokens and `slots` sequences.
+def _calls(lengths: Sequence[int], slots: int) -> list[list[tuple[int, int, int]]]:
+    """Pieces (index, start, end) of sequences, in calls of at most `MAX_ROWS` tokens and `slots` sequences.
 
     A sequence's pieces follow one another in the same slot: a piece that is not its last fills a call alone.
     """
     calls: list[list[tuple[int, int, int]]] = []
     room = 0
     for index, length in enumerate(lengths):
-        for start in range(0, length, most):
-            end = min(start + most, length)
+        for start in range(0, length, MAX_ROWS):
+            end = min(start + MAX_ROWS, length)
             if start or end - start > room or len(calls[-1]) == slots:
                 calls.append([])
-                room = most
+                room = MAX_ROWS
             calls[-1].append((index, start, end))
-            room = 0 if length > most else room - (end - start)
+            room = 0 if length > MAX_ROWS else room - (end - start)
     return calls

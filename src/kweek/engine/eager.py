@@ -15,6 +15,7 @@ from torch import Tensor
 from kweek.engine.backend import MAX_ROWS, Fed
 from kweek.engine.choosing import take
 from kweek.engine.native.rows import CHOICE, Rows
+from kweek.errors import is_out_of_memory
 from kweek.model.cache import KVCache
 from kweek.model.network import Network
 
@@ -56,16 +57,24 @@ class EagerBackend:
         self.lse = np.zeros(0, np.float32)
         self._cache = _SlotCache(self.config, num_slots, FIRST_CAPACITY)
 
-    def _reserve(self, tokens: int) -> None:
-        """Make every slot hold at least `tokens`, keeping what is in it."""
+    def reserve(self, slot: int, tokens: int) -> None:
+        """See `Backend`; all slots are of one size."""
         before = self._cache.max_length
         if tokens > before:
-            grown = _SlotCache(self.config, self.num_slots, max(tokens, 2 * before))
+            try:
+                grown = _SlotCache(self.config, self.num_slots, max(tokens, 2 * before))
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise MemoryError from None
+                raise
             for mine, theirs in zip(
                 (*self._cache.keys, *self._cache.values), (*grown.keys, *grown.values), strict=True
             ):
                 theirs[:, :, :before] = mine
             self._cache = grown
+
+    def release(self, slot: int) -> None:
+        """See `Backend`; the memory of one slot cannot be given back alone."""
 
     @torch.inference_mode()
     def run(self, rows: Rows, steps: int = 1, fed: Sequence[Fed] = ()) -> npt.NDArray[np.void]:
@@ -108,7 +117,7 @@ class EagerBackend:
 
     def _hidden(self, slots: Sequence[int], ids: Sequence[Sequence[int]], positions: Sequence[int]) -> Tensor:
         ids_BT = torch.tensor([list(row) for row in ids])
-        self._reserve(max(positions) + ids_BT.shape[1])
+        self.reserve(0, max(positions) + ids_BT.shape[1])
         self._cache.place(slots, torch.tensor(positions)[:, None] + torch.arange(ids_BT.shape[1]))
         hidden_BTD: Tensor = self.network(ids_BT, cache=self._cache)
         return hidden_BTD

@@ -7,7 +7,8 @@ torch. Both give the tokens of the network, and both are exact enough to train o
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
@@ -15,18 +16,22 @@ from kweek.engine.backend import Backend
 from kweek.engine.batch import BatchEngine
 from kweek.engine.device.backend import DeviceBackend
 from kweek.engine.eager import EagerBackend
+from kweek.engine.generation import OnToken
+from kweek.engine.native import library
 from kweek.engine.native.decoder import KVFormat, NativeBackend
 from kweek.engine.native.pack import WeightFormat
 from kweek.engine.scheduler import Scheduler
 from kweek.engine.speculation import Speculation
+from kweek.engine.suspended import Suspended, identity
 from kweek.errors import KweekError
 from kweek.model.network import Network
-from kweek.protocols import ShouldStop, never
+from kweek.protocols import Constraint, ShouldStop, TokenInterceptor, never
 
 SCORE_SLOTS = 16  # sequences scored in one call; their slots lie behind those of generations
 NUM_SLOTS = 64  # sequences at once: beyond it the native products gain nothing more per row
 
 
+Version = tuple[tuple[int, int], ...]  # of every tensor, where it is and how often it has been written to
 Computing = Literal["auto", "native", "torch"]
 
 
@@ -66,11 +71,74 @@ class Engine(BatchEngine):
         self.network, self.speculation = network, speculation
         self._weights, self._kv, self._threads = weights, kv, threads
         self._computing = computing
-        self._version: tuple[tuple[int, int], ...] = ()
+        self._version: Version = ()
+        self._identified: tuple[Version, str] | None = None
+
+    def suspend(self, tickets: Collection[int] | None = None) -> list[Suspended]:
+        """Take generations that have not ended out of the engine, between two steps.
+
+        Each can go on in an engine over the same weights, also in another process (`write_suspended`), and its tokens
+        are then those of an undisturbed run.
+
+        Args:
+            tickets: which; None takes all. One that has ended, or is unknown, is passed over.
+
+        Returns:
+            Those taken, in the order of their tickets; no `step` returns them any more.
+
+        Raises:
+            KweekError: the weights have changed since the generations began.
+        """
+        if self._scheduler is None or not self.num_active:
+            return []
+        if self._version != self._present():
+            raise KweekError("the weights have changed under running generations", fix="let them end first")
+        return self._scheduler.suspend(tickets, self._identity())
+
+    def resume(
+        self,
+        suspended: Suspended,
+        on_token: OnToken | None = None,
+        *,
+        constraint: Callable[[], Constraint] | None = None,
+        interceptor: TokenInterceptor | None = None,
+    ) -> int:
+        """Let a suspended generation go on; returns its new ticket.
+
+        What it has said counts as said: `on_token` is told what comes now, and the completion holds all of it. Its cost
+        holds the tokens that have to be computed again, its budget does not count them.
+
+        Args:
+            constraint, interceptor: what the request had, where it comes from a file.
+
+        Raises:
+            KweekError: other weights than before, a constraint or tool that is missing or not wanted, or as `submit`.
+        """
+        if suspended.model != self._identity():
+            raise KweekError(
+                "a generation was suspended with other weights, or in another format",
+                fix="resume it with the same model, weights and kv, or generate anew",
+            )
+        request = replace(
+            suspended.request,
+            constraint=constraint or suspended.request.constraint,
+            interceptor=interceptor or suspended.request.interceptor,
+        )
+        for name, there in (
+            ("constraint", request.constraint is not None),
+            ("interceptor", request.interceptor is not None),
+        ):
+            if there != (name in suspended.wants):
+                what = "had none" if there else "does not go on without it"
+                raise KweekError(
+                    f"{name} of a suspended generation: it {what}", fix="give what it began with"
+                )
+        self._check(request)
+        return self._current().resume(suspended, request, on_token)
 
     def _current(self) -> Scheduler:
         """The scheduler over the present weights; a new one where they changed and nothing is running."""
-        version = tuple((p.data_ptr(), p._version) for p in self.network.parameters())
+        version = self._present()
         if self._scheduler is None or (version != self._version and not self.num_active):
             self._scheduler = Scheduler(
                 self._backend(version), self._num_slots, self._token_bytes, self.speculation
@@ -78,7 +146,18 @@ class Engine(BatchEngine):
             self._version = version
         return self._scheduler
 
-    def _backend(self, version: tuple[tuple[int, int], ...]) -> Backend:
+    def _present(self) -> Version:
+        """The weights' version: later writes to them show in it."""
+        return tuple((p.data_ptr(), p._version) for p in self.network.parameters())
+
+    def _identity(self) -> str:
+        """That of the present weights, looked at once."""
+        version = self._present()
+        if self._identified is None or self._identified[0] != version:
+            self._identified = version, identity(self.network, self._weights, self._kv)
+        return self._identified[1]
+
+    def _backend(self, version: Version) -> Backend:
         """A backend for these weights; one that has recorded graphs is kept while they lie where they lay."""
         before = None if self._scheduler is None else self._scheduler.backend
         moved = [place for place, _ in version] != [place for place, _ in self._version]
@@ -91,14 +170,15 @@ class Engine(BatchEngine):
         if self._computing == "torch":
             return EagerBackend(self.network, num_slots=num_slots)
         try:
-            return NativeBackend(
-                self.network, self._weights, kv=self._kv, num_slots=num_slots, threads=self._threads
-            )
+            library.load()
         except KweekError as error:
             if self._computing == "native":
                 raise
-            _say_once(f"{error}; generating with torch, several times slower")
-        return EagerBackend(self.network, num_slots=num_slots)
+            _say_once(f"{error}; generating with torch in fp32, several times slower")
+            return EagerBackend(self.network, num_slots=num_slots)
+        return NativeBackend(
+            self.network, self._weights, kv=self._kv, num_slots=num_slots, threads=self._threads
+        )
 
 
 @lru_cache

@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kweek.engine.backend import Sizes
+from kweek.engine.prompt_scores import PromptScores, Top
 from kweek.engine.slots import Slot
+from kweek.engine.suspended import Code, Suspended
 from kweek.errors import KweekError
 from kweek.protocols import Completion, Constraint, Request, StopReason
 
@@ -25,7 +27,9 @@ class Generation:
         ids: prompt and new tokens.
         num_fed: how many of them have their keys and values in the slot.
         limit: new tokens that length and budget allow.
-        num_shared: tokens of the prompt that were found computed.
+        num_shared: leading tokens that were found computed.
+        num_resumed: new tokens that it had when it came out of a file or another engine.
+        spent: FLOP before that.
     """
 
     ticket: int
@@ -46,15 +50,19 @@ class Generation:
     processed: list[float] = field(default_factory=list)
     kept: list[float] = field(default_factory=list)
     top: list[list[tuple[int, float]]] = field(default_factory=list)
-    prompt_logprobs: list[float] | None = None
+    prompt_scores: PromptScores | None = None
     tail: bytes = b""
     reason: StopReason | None = None
     stopped_by: bytes | int | None = None
     cancelled: bool = False
     error: str | None = None
+    num_resumed: int = 0
+    spent: float = 0.0
 
     @classmethod
-    def begin(cls, ticket: int, request: Request, config: Sizes, on_token: OnToken | None) -> Generation:
+    def begin(
+        cls, ticket: int, request: Request, config: Sizes, on_token: OnToken | None = None
+    ) -> Generation:
         """Check a request and prepare for it.
 
         Raises:
@@ -79,14 +87,65 @@ class Generation:
                     f"a constraint is over {size} tokens, the model has {config.vocab_size}",
                     fix="compile it for this model's vocabulary",
                 )
-        if limit <= 0:
+        if request.prompt_logprobs:
+            generation.prompt_scores = PromptScores()
+        if limit < 0 or (limit == 0 and not generation.num_unscored):
             generation.reason = reason
         return generation
+
+    def go_on(self, from_: Suspended, token_bytes: Sequence[bytes] | None) -> None:
+        """Take over what a suspended generation has said; call it on a fresh one of the same request.
+
+        Raises:
+            KweekError: the constraint does not take the tokens.
+        """
+        self.ids += from_.token_ids
+        self.token_ids, self.sampled = list(from_.token_ids), list(from_.sampled)
+        self.logprobs, self.processed = list(from_.logprobs), list(from_.processed_logprobs)
+        self.kept, self.top = list(from_.kept_mass), [list(entries) for entries in from_.top]
+        if from_.prompt_logprobs is not None:
+            self.prompt_scores = PromptScores(
+                list(from_.prompt_logprobs), list(from_.prompt_ranks), list(from_.prompt_top)
+            )
+        self.num_resumed, self.spent = len(self.token_ids), from_.flop
+        for token in self.token_ids:
+            if self.constraint is not None:
+                if not self.constraint.allowed()[token]:
+                    raise KweekError(
+                        "a suspended generation has said what its constraint does not allow",
+                        fix="resume it with the constraint that it had",
+                    )
+                self.constraint.advance(token)
+            if token_bytes is not None and self.request.stop_texts:
+                self._remember(token_bytes[token])
+        if len(self.token_ids) >= self.limit and not self.num_unscored:
+            self.reason = self.reason_at_limit
+
+    def suspended(self, config: Sizes, model: str) -> Suspended:
+        """What it takes to go on elsewhere.
+
+        Args:
+            config: of the network.
+            model: identity of what computed it.
+        """
+        request = self.request
+        wants: list[Code] = ["constraint"] if request.constraint is not None else []
+        wants += ["interceptor"] if request.interceptor is not None else []
+        scores = None if self.num_unscored else self.prompt_scores  # what is half scored begins again
+        return Suspended(
+            request, self.ticket, model, tuple(wants), self.cost(config), self.token_ids, self.sampled, self.logprobs,
+            self.processed, self.kept, self.top, *_lists(scores),
+        )  # fmt: skip
 
     @property
     def num_waiting(self) -> int:
         """Tokens that have not passed through the network; the last of them is the one whose logits are wanted."""
         return len(self.ids) - self.num_fed
+
+    @property
+    def num_unscored(self) -> int:
+        """Tokens of the prompt whose log-probabilities are wanted and not there yet."""
+        return 0 if self.prompt_scores is None else len(self.request.prompt_ids) - len(self.prompt_scores)
 
     def take(
         self,
@@ -120,6 +179,8 @@ class Generation:
         forced = list(interceptor(self.ids))[: self.limit - len(self.token_ids)]
         for forced_token in forced:
             self._append(forced_token, 0.0, 0.0, 1.0, False)
+            if token_bytes is not None and request.stop_texts:
+                self._remember(token_bytes[forced_token])
         if len(self.token_ids) >= self.limit:
             self.reason = self.reason_at_limit
         return not forced
@@ -137,12 +198,19 @@ class Generation:
             self.on_token(token, logprob)
 
     def _match(self, new: bytes) -> None:
-        """End at the first stop text that the bytes said so far hold."""
-        self.tail += new
-        found = [(self.tail.find(text), text) for text in self.request.stop_texts if text in self.tail]
+        """End at the first stop text that ends in these bytes; what a tool says ends nothing by itself."""
+        whole, before = self.tail + new, len(self.tail)
+        places = [
+            (whole.find(text, max(0, before - len(text) + 1)), text) for text in self.request.stop_texts
+        ]
+        found = [place for place in places if place[0] >= 0]
         if found:
             self.reason, self.stopped_by = "stop", min(found)[1]
-        self.tail = self.tail[-max(map(len, self.request.stop_texts)) :]
+        self._remember(new)
+
+    def _remember(self, new: bytes) -> None:
+        """Keep as many of the last bytes as a stop text may begin in."""
+        self.tail = (self.tail + new)[-max(map(len, self.request.stop_texts)) :]
 
     def fail(self, error: str) -> None:
         """End it, and nobody else's, for a reason of its own."""
@@ -151,13 +219,23 @@ class Generation:
     def completion(self, config: Sizes) -> Completion:
         """What came of the request; call it once it has ended."""
         assert self.reason is not None
-        num_prompt, num_new = len(self.request.prompt_ids), len(self.token_ids)
-        own = num_prompt - self.num_shared
-        cost = own * config.num_flops_per_token(num_prompt) + decode_flop(config, num_prompt, num_new)
+        num_prompt = len(self.request.prompt_ids)
         return Completion(
-            self.token_ids, self.sampled, self.logprobs, self.reason, num_prompt, cost, self.processed, self.kept,
-            self.prompt_logprobs, self.top, self.stopped_by, self.error,
+            self.token_ids, self.sampled, self.logprobs, self.reason, num_prompt, self.cost(config), self.processed,
+            self.kept, *_lists(self.prompt_scores), self.top, self.stopped_by, self.error,
         )  # fmt: skip
+
+    def cost(self, config: Sizes) -> float:
+        """FLOP so far: prompt and tokens, and what is computed again after an interruption."""
+        start = len(self.request.prompt_ids) + self.num_resumed
+        fed = max(0, min(self.num_fed, start) - self.num_shared)
+        new = len(self.token_ids) - self.num_resumed
+        return self.spent + fed * config.num_flops_per_token(start) + decode_flop(config, start, new)
+
+
+def _lists(scores: PromptScores | None) -> tuple[list[float] | None, list[int], list[Top]]:
+    """As completions have them."""
+    return (None, [], []) if scores is None else (scores.logprobs, scores.ranks, scores.top)
 
 
 def decode_flop(config: Sizes, num_prompt: int, num_new: int) -> float:
@@ -168,12 +246,12 @@ def decode_flop(config: Sizes, num_prompt: int, num_new: int) -> float:
 
 
 def affordable(request: Request, config: Sizes) -> int:
-    """New tokens that the request's FLOP pay for, at most those it asks for; its prompt is paid first."""
+    """New tokens that the request's FLOP pay for, at most those it asks for; -1 where its prompt costs more."""
     num_prompt = len(request.prompt_ids)
     prompt = num_prompt * config.num_flops_per_token(num_prompt)
     low, high = 0, request.max_new_tokens
     if prompt > request.max_flop:
-        return 0
+        return -1
     while low < high:
         middle = (low + high + 1) // 2
         if prompt + decode_flop(config, num_prompt, middle) <= request.max_flop:

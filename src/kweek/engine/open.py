@@ -11,9 +11,9 @@ from typing import Literal, Protocol, get_args
 import torch
 
 from kweek.compute.hardware import detect
-from kweek.engine.engine import NUM_SLOTS, Engine
+from kweek.engine.engine import Engine
 from kweek.engine.native import library as native
-from kweek.engine.prompt_scores import PromptScores, score_logits, score_prompt
+from kweek.engine.native.pack import WeightFormat
 from kweek.errors import CheckpointError, ConfigError, KweekError
 from kweek.model.checkpoint import load_model
 from kweek.model.gguf import load_gguf
@@ -54,7 +54,6 @@ class Opened:
         tokenizer: of the model, with its chat template.
         max_positions: tokens that prompt and answer may take together.
         vocab_size: V of the logits, at least the tokenizer's.
-        score_prompt: log-probabilities of a prompt, with so many alternatives at each place.
         said: one line for people: what computes.
     """
 
@@ -62,16 +61,16 @@ class Opened:
     tokenizer: Tokenizer
     max_positions: int
     vocab_size: int
-    score_prompt: Callable[[Sequence[int], int], PromptScores]
     said: str
 
 
-def open_model(where: Path, backend: str = "auto") -> Opened:
+def open_model(where: Path, backend: str = "auto", weights: WeightFormat = "f32") -> Opened:
     """Open a model folder or a GGUF file.
 
     Args:
         where: the folder or file.
         backend: a `BackendName`. "auto" takes torch on a CUDA device where there is one, else the native library.
+        weights: how the native library holds them; see `Engine`. Naming a rounded format insists on that library.
 
     Raises:
         ConfigError: an unknown backend, or one that cannot read this kind of file.
@@ -81,6 +80,14 @@ def open_model(where: Path, backend: str = "auto") -> Opened:
     if backend not in get_args(BackendName):
         known = ", ".join(get_args(BackendName))
         raise ConfigError(f"there is no backend {backend!r}", where="--backend", fix=f"use one of {known}")
+    if weights != "f32":
+        if backend not in ("auto", "native"):
+            raise ConfigError(
+                f"{weights} weights are for the native library",
+                where="--weights",
+                fix=f"leave out --backend {backend}",
+            )
+        backend = "native"
     if backend == "llama.cpp":
         return _with_llama_cpp(where)
     if backend == "vllm":
@@ -89,7 +96,7 @@ def open_model(where: Path, backend: str = "auto") -> Opened:
         network, tokenizer = _load_gguf(where)
     else:
         network, tokenizer = load_model(where), Tokenizer.load(where)
-    return _with_network(network, tokenizer, backend)
+    return _with_network(network, tokenizer, backend, weights)
 
 
 def _load_gguf(path: Path) -> tuple[Network, Tokenizer]:
@@ -102,7 +109,7 @@ def _load_gguf(path: Path) -> tuple[Network, Tokenizer]:
             ) from error
 
 
-def _with_network(network: Network, tokenizer: Tokenizer, backend: str) -> Opened:
+def _with_network(network: Network, tokenizer: Tokenizer, backend: str, weights: WeightFormat) -> Opened:
     config = network.config
     tokens = [tokenizer.token_bytes(index) for index in range(tokenizer.vocab_size)]
     tokens += [b""] * (config.vocab_size - len(tokens))
@@ -113,12 +120,9 @@ def _with_network(network: Network, tokenizer: Tokenizer, backend: str) -> Opene
         said = f"Computed by torch in bf16 on {torch.cuda.get_device_name()}."
     else:
         computing, said = _on_the_cpu(backend)
-        engine = Engine(network, token_bytes=tokens, num_slots=NUM_SLOTS, computing=computing)
+        engine = Engine(network, token_bytes=tokens, weights=weights, computing=computing)
 
-    def scores(token_ids: Sequence[int], num_top: int) -> PromptScores:
-        return score_prompt(network, token_ids, num_top)
-
-    return Opened(engine, tokenizer, config.max_positions, config.vocab_size, scores, said)
+    return Opened(engine, tokenizer, config.max_positions, config.vocab_size, said)
 
 
 def _on_the_cpu(backend: str) -> tuple[Literal["native", "torch"], str]:
@@ -144,7 +148,7 @@ def _with_llama_cpp(path: Path) -> Opened:
         raise ConfigError(
             "llama.cpp reads GGUF files, this is a folder",
             where=str(path),
-            fix="kweek export writes a GGUF file",
+            fix="write a GGUF file with kweek export",
         )
     engine = LlamaCppEngine(path)
     try:
@@ -154,12 +158,8 @@ def _with_llama_cpp(path: Path) -> Opened:
         tokenizer, whose = LlamaTokenizer(engine.model), ", its tokenizer too"
     sizes = engine.backend.config
 
-    def scores(token_ids: Sequence[int], num_top: int) -> PromptScores:
-        pieces = map(torch.from_numpy, engine.logits(token_ids[:-1]))
-        return score_logits(pieces, token_ids, num_top)
-
     said = f"Computed by llama.cpp (xllamacpp {VERSION}){whose}: {engine.model.description}."
-    return Opened(engine, tokenizer, sizes.max_positions, sizes.vocab_size, scores, said)
+    return Opened(engine, tokenizer, sizes.max_positions, sizes.vocab_size, said)
 
 
 def _with_vllm(folder: Path) -> Opened:
@@ -174,4 +174,4 @@ def _with_vllm(folder: Path) -> Opened:
     engine, tokenizer = VllmEngine(folder), Tokenizer.load(folder)
     sizes = engine.sizes
     said = f"Computed by vLLM {version('vllm')}."
-    return Opened(engine, tokenizer, sizes.max_positions, sizes.vocab_size, engine.score_prompt, said)
+    return Opened(engine, tokenizer, sizes.max_positions, sizes.vocab_size, said)

@@ -1,65 +1,71 @@
-"""Log-probabilities of a prompt's own tokens, their ranks, and the likeliest tokens at each place.
+"""What the logits at the places of a prompt say of it: its tokens' log-probabilities and ranks, and the likeliest.
 
-Shapes: T tokens of the prompt, D width, V vocabulary, K likeliest tokens.
+Shapes: T places, V vocabulary, K likeliest tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
-from kweek.model.network import Network
-
-MAX_LOGITS = 1 << 24  # logits held at once: 64 MiB of fp32
+Top = list[tuple[int, float]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class PromptScores:
-    """One entry per token of the prompt; the first has no context, so 0.0, rank 0 and no alternatives.
+    """One entry for each token of a prompt so far; the first has no context, so 0.0, rank 0 and no alternatives.
 
     Attributes:
-        logprobs: natural logs.
+        logprobs: natural logs under the full softmax.
         ranks: 1 for the likeliest token.
-        top: the likeliest (id, natural log) at that place, best first; the same floats as `logprobs` where the
+        top: the likeliest (id, natural log) at that place, best first, with the very floats of `logprobs` where the
             prompt's own token is among them.
     """
 
-    logprobs: list[float]
-    ranks: list[int]
-    top: list[list[tuple[int, float]]]
+    logprobs: list[float] = field(default_factory=lambda: [0.0])
+    ranks: list[int] = field(default_factory=lambda: [0])
+    top: list[Top] = field(default_factory=lambda: [[]])
+
+    def __len__(self) -> int:
+        return len(self.logprobs)
+
+    def take(
+        self,
+        own: Sequence[int],
+        logits_TV: npt.NDArray[np.float32],
+        logprobs: Sequence[float],
+        num_top: int,
+    ) -> None:
+        """Append the scores of the next tokens.
+
+        Args:
+            own: the prompt's tokens after those whose logits these are.
+            logits_TV: one row for each.
+            logprobs: natural log of each own token.
+            num_top: how many of the likeliest to keep.
+        """
+        own_T = logits_TV[np.arange(len(own)), list(own)]
+        self.logprobs += logprobs
+        self.ranks += ((logits_TV > own_T[:, None]).sum(1) + 1).tolist()
+        for token, logit, logprob, logits_V in zip(own, own_T.tolist(), logprobs, logits_TV, strict=True):
+            found = likeliest(logits_V, logit - logprob, num_top)
+            self.top.append([(other, logprob if other == token else value) for other, value in found])
 
 
-@torch.inference_mode()
-def score_prompt(network: Network, token_ids: Sequence[int], num_top: int) -> PromptScores:
-    """Score a prompt of at most `max_positions` tokens, `num_top` alternatives at each place."""
-    ids_T = torch.as_tensor(list(token_ids), device=network.head_weight.device)
-    step = max(1, MAX_LOGITS // network.config.vocab_size)
+def likeliest(logits_V: npt.NDArray[np.float32], lse: float, count: int) -> Top:
+    """The `count` best tokens (id, natural log), best first, of equals the lowest id first.
 
-    def pieces() -> Iterator[Tensor]:
-        hidden_TD = network(ids_T[None, :-1])[0]
-        for start in range(0, len(hidden_TD), step):
-            yield network.logits(hidden_TD[start : start + step])
-
-    return score_logits(pieces() if len(token_ids) > 1 else (), token_ids, num_top)
-
-
-@torch.inference_mode()
-def score_logits(pieces: Iterable[Tensor], token_ids: Sequence[int], num_top: int) -> PromptScores:
-    """The same from logits (T, V) after each token, in pieces; what follows the last token is not looked at."""
-    scores = PromptScores([0.0], [0], [[]])
-    start = 1
-    for logits_TV in pieces:
-        own_ids = token_ids[start : start + len(logits_TV)]
-        start += len(own_ids)
-        logprobs_TV = F.log_softmax(logits_TV[: len(own_ids)].float(), -1)
-        own_T1 = logprobs_TV.gather(-1, torch.as_tensor(list(own_ids), device=logits_TV.device)[:, None])
-        scores.logprobs.extend(own_T1[:, 0].tolist())
-        scores.ranks.extend(((logprobs_TV > own_T1).sum(-1) + 1).tolist())
-        values_TK, indices_TK = logprobs_TV.topk(min(num_top, logprobs_TV.shape[-1]), dim=-1)
-        for indices, values in zip(indices_TK.tolist(), values_TK.tolist(), strict=True):
-            scores.top.append(list(zip(indices, values, strict=True)))
-    return scores
+    Args:
+        logits_V: of one place.
+        lse: the logarithm of the sum of their exponentials.
+        count: none where it is 0, all where there are fewer.
+    """
+    count = min(count, len(logits_V))
+    if not count:
+        return []
+    best_K = np.argpartition(-logits_V, count - 1)[:count]
+    best_K = best_K[np.lexsort((best_K, -logits_V[best_K]))]
+    return [(int(token), float(logits_V[token]) - lse) for token in best_K]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
 
-from kweek.engine.backend import Backend, Fed
+from kweek.engine.backend import MAX_ROWS, Backend, Fed
 from kweek.engine.generation import Generation, OnToken
 from kweek.engine.native.rows import ROW
-from kweek.engine.slots import Slots, common_prefix
+from kweek.engine.prompt_scores import likeliest
+from kweek.engine.slots import Slot, Slots, common_prefix
 from kweek.engine.speculation import Speculation
+from kweek.engine.suspended import Suspended
 from kweek.errors import KweekError
 from kweek.protocols import Completion, Request
 
@@ -65,6 +68,49 @@ class Scheduler:
         self._queue.append(Generation.begin(self._tickets, request, self.backend.config, on_token))
         return self._tickets
 
+    def resume(self, suspended: Suspended, request: Request, on_token: OnToken | None = None) -> int:
+        """Queue a suspended generation; returns its new ticket.
+
+        Args:
+            request: that of the suspended one, with its tool and its constraint.
+            on_token: told the tokens from now on.
+
+        Raises:
+            KweekError: as in `submit`, or the constraint does not take what has been said.
+        """
+        size = self.backend.config.vocab_size
+        if max(suspended.token_ids, default=0) >= size:
+            raise KweekError(
+                f"a suspended generation has a token outside 0 .. {size - 1}", fix="generate anew"
+            )
+        generation = Generation.begin(self._tickets + 1, request, self.backend.config, on_token)
+        generation.go_on(suspended, self._token_bytes)
+        self._tickets += 1
+        self._queue.append(generation)
+        return self._tickets
+
+    def suspend(self, tickets: Collection[int] | None, model: str) -> list[Suspended]:
+        """Take generations that have not ended out, between two steps; all of them where `tickets` is None.
+
+        Args:
+            model: identity of what computes.
+        """
+        found = [
+            generation
+            for generation in [*self._running, *self._queue]
+            if (tickets is None or generation.ticket in tickets)
+            and generation.reason is None
+            and not generation.cancelled
+        ]
+        for generation in found:
+            if generation.slot is None:
+                self._queue.remove(generation)
+            else:
+                self._running.remove(generation)
+                self._slots.release(generation.slot)
+        found.sort(key=lambda generation: generation.ticket)
+        return [generation.suspended(self.backend.config, model) for generation in found]
+
     def cancel(self, ticket: int) -> None:
         """End a generation with what it has, as "cancelled", at the next step."""
         for generation in [*self._queue, *self._running]:
@@ -74,6 +120,7 @@ class Scheduler:
     def step(self) -> list[tuple[int, Completion]]:
         """One call of the network, of one or several steps; the generations that ended."""
         ended = self._admit()
+        self._score_prompts()
         rows, fed = self._compose()
         if rows or fed:
             self._call(rows, fed)
@@ -90,36 +137,57 @@ class Scheduler:
     def _admit(self) -> list[Generation]:
         """Give slots to queued generations in order; those that ended without one are returned."""
         ended = [g for g in self._queue if g.cancelled or g.reason is not None]
-        waiting: deque[Generation] = deque()
+        self._queue = deque(g for g in self._queue if g not in ended)
         feeding = [g.ids for g in self._running if g.num_waiting > SHARED]
-        while self._queue:
-            generation = self._queue.popleft()
-            if generation in ended:
-                continue
-            if generation.request.prompt_logprobs or not self.backend.rewinds:
+        for generation in list(self._queue):
+            if generation.num_unscored or not self.backend.rewinds:
                 placed = self._slots.take(generation.ids[:1], generation.request.tenant)
             elif any(
                 ids[:SHARED] == generation.ids[:SHARED] and common_prefix(ids, generation.ids) >= SHARED
                 for ids in feeding
             ):
-                waiting.append(generation)  # one call later it can copy what another computes now
-                continue
+                continue  # one call later it can copy what another computes now
             else:
                 placed = self._slots.take(generation.ids, generation.request.tenant)
             if placed is None:
-                waiting.append(generation)
                 break
-            slot, source, length = placed
-            if source is not None:
-                self.backend.fork(source.number, slot.number, length)
-            generation.slot, generation.num_fed, generation.num_shared = slot, length, length
-            if generation.request.prompt_logprobs:
-                self._score_prompt(generation)
+            self._queue.remove(generation)
             self._running.append(generation)
+            self._place(generation, *placed)
             if generation.num_waiting > SHARED:
                 feeding.append(generation.ids)
-        self._queue.extendleft(reversed(waiting))
         return ended
+
+    def _place(self, generation: Generation, slot: Slot, source: Slot | None, length: int) -> None:
+        """Begin in a slot with what is computed already of the text."""
+        generation.slot = slot
+        if self._fits(generation) and source is not None:
+            if source.token_ids[:length] == slot.token_ids:
+                self.backend.fork(source.number, slot.number, length)
+            else:  # its memory has just been given back
+                length, slot.token_ids = 0, []
+        generation.num_fed = generation.num_shared = length
+
+    def _fits(self, generation: Generation) -> bool:
+        """Make room for the next call; a generation that cannot have it ends, alone.
+
+        What idle slots keep for later is given up first.
+        """
+        slot, tokens = generation.slot, len(generation.ids) + MAX_STEPS
+        assert slot is not None
+        if tokens <= slot.reserved:
+            return True
+        for attempt in range(2):
+            try:
+                self.backend.reserve(slot.number, tokens)
+            except MemoryError:
+                for number in [] if attempt else self._slots.forget_idle():
+                    self.backend.release(number)
+            else:
+                slot.reserved = tokens
+                return True
+        generation.fail(f"not enough memory for a text of {len(generation.ids)} tokens")
+        return False
 
     def _compose(self) -> tuple[list[Generation], list[tuple[Generation, Fed]]]:
         """The generations that get a token in this call, and the tokens to feed beside them."""
@@ -127,7 +195,9 @@ class Scheduler:
         rows: list[Generation] = []
         fed: list[tuple[Generation, Fed]] = []
         for generation in self._running:
-            if generation.cancelled or not self._masked(generation):
+            if generation.cancelled or generation.reason is not None or generation.num_unscored:
+                continue
+            if not self._fits(generation) or not self._masked(generation):
                 continue
             assert generation.slot is not None
             before = generation.num_waiting - 1
@@ -142,6 +212,39 @@ class Scheduler:
                     continue
             rows.append(generation)
         return rows, fed
+
+    def _score_prompts(self) -> None:
+        """One call over the next pieces of prompts whose log-probabilities are wanted, if there are any."""
+        pieces: list[tuple[Generation, Fed]] = []
+        room = MAX_ROWS
+        for generation in self._running:
+            count = min(generation.num_unscored, room)
+            if generation.cancelled or not count or not self._fits(generation):
+                continue
+            assert generation.slot is not None
+            start = generation.num_fed
+            pieces.append(
+                (generation, Fed(generation.slot.number, start, generation.ids[start : start + count]))
+            )
+            room -= count
+        if not pieces:
+            return
+        logits_TV = self.backend.forward([piece for _, piece in pieces], range(MAX_ROWS - room))
+        targets = [
+            g.ids[piece.position + 1 : piece.position + 1 + len(piece.token_ids)] for g, piece in pieces
+        ]
+        logprobs = self.backend.logprobs([token for own in targets for token in own])
+        first = 0
+        for (generation, piece), own in zip(pieces, targets, strict=True):
+            assert generation.slot is not None and generation.prompt_scores is not None
+            last = first + len(own)
+            num_top = generation.request.num_prompt_top
+            generation.prompt_scores.take(own, logits_TV[first:last], logprobs[first:last], num_top)
+            generation.slot.token_ids += piece.token_ids
+            generation.num_fed += len(own)
+            if not generation.num_unscored and generation.limit <= 0:
+                generation.reason = generation.reason_at_limit
+            first = last
 
     def _call(self, rows: list[Generation], fed: list[tuple[Generation, Fed]]) -> None:
         for generation, piece in fed:
@@ -166,7 +269,9 @@ class Scheduler:
         first = taken = accepted = 0
         for generation, draft in zip(rows, drafts, strict=True):
             if generation.request.num_top:
-                generation.top.append(self._likeliest(first, generation.request.num_top))
+                logits_V = self.backend.logits[first, : self.backend.config.vocab_size]
+                lse = float(self.backend.lse[first])
+                generation.top.append(likeliest(logits_V, lse, generation.request.num_top))
             if draft:
                 agreed = common_prefix(draft, choices[first : first + len(draft), 0]["token"].tolist())
                 chosen = choices[first : first + agreed + 1, 0].tolist()
@@ -192,7 +297,10 @@ class Scheduler:
                 assert generation.slot is not None
                 count = min(self.speculation.depth, left, room)
                 if count > 0:
-                    draft = self.speculation.proposer.propose(generation.slot.number, generation.ids, count)
+                    with suppress(MemoryError):  # of a draft model: then there is no guess
+                        draft = self.speculation.proposer.propose(
+                            generation.slot.number, generation.ids, count
+                        )
             room -= len(draft)
             drafts.append(draft)
         return drafts
@@ -268,24 +376,3 @@ class Scheduler:
             found[[token for token in stop_ids | triggers if 0 <= token < len(found)]] = 1
             self._maps[stop_ids, triggers] = found
         return found
-
-    def _likeliest(self, row: int, count: int) -> list[tuple[int, float]]:
-        """The best tokens of a row of the last call of one step."""
-        logits = self.backend.logits[row, : self.backend.config.vocab_size]
-        count = min(count, len(logits))
-        best = np.argpartition(-logits, count - 1)[:count]
-        best = best[np.lexsort((best, -logits[best]))]
-        return [(int(token), float(logits[token] - self.backend.lse[row])) for token in best]
-
-    def _score_prompt(self, generation: Generation) -> None:
-        """Feed a prompt but its last token, keeping the log-probability of every token."""
-        assert generation.slot is not None
-        ids = generation.ids
-        generation.prompt_logprobs = [0.0]
-        most = self.backend.max_rows
-        for start in range(0, len(ids) - 1, most):
-            piece = ids[start : min(start + most, len(ids) - 1)]
-            self.backend.forward([Fed(generation.slot.number, start, piece)], range(len(piece)))
-            generation.prompt_logprobs += self.backend.logprobs(ids[start + 1 : start + 1 + len(piece)])
-        generation.num_fed = len(ids) - 1
-        generation.slot.token_ids = ids[:-1]

@@ -8,13 +8,21 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Slot:
-    """A place for the keys and values of one sequence. `token_ids` are those that it holds, in order."""
+    """A place for the keys and values of one sequence.
+
+    Attributes:
+        token_ids: those whose keys and values it holds, in order.
+        busy: a generation is in it.
+        used: when it was last taken.
+        reserved: how many tokens there is memory for.
+    """
 
     number: int
     tenant: str = ""
     token_ids: list[int] = field(default_factory=list)
     busy: bool = False
     used: int = 0
+    reserved: int = 0
 
 
 class Slots:
@@ -53,6 +61,13 @@ class Slots:
         chosen.busy, chosen.tenant, chosen.used = True, tenant, self._clock
         chosen.token_ids = list(prompt_ids[:longest])
         return chosen, source, longest
+
+    def forget_idle(self) -> list[int]:
+        """Give up what no generation uses; returns the numbers of slots whose memory is then free."""
+        idle = [slot for slot in self._slots if not slot.busy and slot.reserved]
+        for slot in idle:
+            slot.token_ids, slot.reserved = [], 0
+        return [slot.number for slot in idle]
 
     def release(self, slot: Slot) -> None:
         """The sequence has ended; what it computed stays to be found until the slot is needed."""

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-
 from kweek.protocols import Constraint
-from kweek.protocols import Request as Generation
-from kweek.serve.bodies import ChatBody, parse
-from kweek.serve.choice import Choice, Update, follow, usage
-from kweek.serve.exchange import EventStream, gone, read_body, while_connected
+from kweek.serve.answering import Answering, Job
+from kweek.serve.bodies import ChatBody
+from kweek.serve.choice import Choice, Update, usage
 from kweek.serve.logprobs import TokenScore, chat_logprobs, prompt_logprobs
 from kweek.serve.messages import read_messages
-from kweek.serve.model import Prompt, ServedModel
+from kweek.serve.model import Prompt
 from kweek.serve.refusal import Refusal
 from kweek.serve.tool_calls import ToolCalls, chosen
-from kweek.serve.worker import Worker
 from kweek.serve.writing import Writing, is_thinking
 
 
 @dataclass
-class _Job:
-    """A request that has been read and found possible."""
+class _Job(Job[ChatBody]):
+    """One with tools; `calls` by choice, empty where there are none."""
 
-    body: ChatBody
-    prompt: Prompt
-    requests: list[Generation]
-    choices: list[Choice]
-    head: dict[str, Any]
-    calls: dict[int, ToolCalls]  # by choice; empty where there are no tools
+    calls: dict[int, ToolCalls]
 
     def finish_reason(self, choice: Choice) -> str | None:
         """Why a choice has ended, None while it has not."""
@@ -45,26 +32,10 @@ class _Job:
         return "tool_calls" if called else choice.finish_reason
 
 
-class Chats:
-    """The route.
+class Chats(Answering[ChatBody, _Job]):
+    """The route."""
 
-    Args:
-        model: what is served.
-        worker: runs its engine.
-    """
-
-    def __init__(self, model: ServedModel, worker: Worker) -> None:
-        self._model, self._worker = model, worker
-
-    async def __call__(self, request: Request) -> Response:
-        """Answer, in one object or in a stream."""
-        body = parse(ChatBody, await read_body(request))
-        self._model.check_name(body.model)
-        job = await asyncio.to_thread(self._prepare, body)
-        if body.stream:
-            return EventStream(self._stream(job))
-        answer = await while_connected(request.receive, self._whole(job))
-        return gone() if answer is None else JSONResponse(answer)
+    body_type = ChatBody
 
     def _prepare(self, body: ChatBody) -> _Job:
         model = self._model
@@ -91,14 +62,9 @@ class Chats:
             Choice(index, prompt, Writing(model.tokenizer, stops, chat=True, thinking=thinking))
             for index in range(body.n)
         ]
-        head = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "object": "chat.completion.chunk" if body.stream else "chat.completion",
-            "created": int(time.time()),
-            "model": model.name,
-        }
+        head = self._head("chatcmpl", "chat.completion.chunk" if body.stream else "chat.completion")
         calls = {choice.index: ToolCalls() for choice in choices} if tools else {}
-        return _Job(body, prompt, requests, choices, head, calls)
+        return _Job(body, [prompt], requests, choices, head, body.prompt_logprobs, calls)
 
     def _constraint(self, body: ChatBody) -> Callable[[], Constraint] | None:
         """What the answer has to be, by `response_format` or by `tool_choice`."""
@@ -111,16 +77,6 @@ class Chats:
         if schema is not None:
             return self._model.schema_constraint(schema)
         return None if called is None else self._model.call_constraint(called)
-
-    async def _updates(self, job: _Job) -> AsyncGenerator[Update, None]:
-        """Score the prompt where asked for, then generate."""
-        if (num_top := job.body.prompt_logprobs) is not None:
-            scores = await self._worker.compute(lambda: self._model.score_prompt(job.prompt.ids, num_top))
-            for choice in job.choices:
-                choice.prompt_scores = scores
-        async with aclosing(follow(self._worker.submit(job.requests), job.choices)) as updates:
-            async for update in updates:
-                yield update
 
     async def _whole(self, job: _Job) -> dict[str, Any]:
         async for _ in self._updates(job):
@@ -207,8 +163,8 @@ class Chats:
 
     def _prompt_logprobs(self, job: _Job) -> list[dict[str, Any] | None]:
         choice, num_top = job.choices[0], job.body.prompt_logprobs
-        assert choice.prompt_scores is not None and num_top is not None
-        ranks = choice.prompt_scores.ranks
+        assert choice.scored_prompt is not None and num_top is not None
+        ranks = choice.scored_prompt.prompt_ranks
         return prompt_logprobs(self._model.tokenizer, choice.prompt_tokens(), ranks, num_top)
 
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kweek.engine.prompt_scores import PromptScores
 from kweek.protocols import Completion
 from kweek.serve.logprobs import Offsets, TokenScore
 from kweek.serve.model import Prompt
@@ -25,12 +24,13 @@ class Choice:
         text: what may be shown so far, by part.
         scores: the new tokens so far.
         offsets: places the tokens in the text, where log-probabilities are asked for.
+        scored_prompt: holds the prompt's log-probabilities, ranks and alternatives, where they are asked for.
     """
 
     index: int
     prompt: Prompt
     writing: Writing
-    prompt_scores: PromptScores | None = None
+    scored_prompt: Completion | None = None
     text: dict[Part, str] = field(default_factory=lambda: {"content": "", "reasoning_content": ""})
     scores: list[TokenScore] = field(default_factory=list)
     offsets: Offsets | None = None
@@ -70,9 +70,9 @@ class Choice:
 
     def prompt_tokens(self) -> list[TokenScore]:
         """The prompt's tokens with their scores, which must have been asked for."""
-        found = self.prompt_scores
-        assert found is not None
-        rows = zip(self.prompt.ids, found.logprobs, found.top, strict=True)
+        found = self.scored_prompt
+        assert found is not None and found.prompt_logprobs is not None
+        rows = zip(self.prompt.ids, found.prompt_logprobs, found.prompt_top, strict=True)
         return [TokenScore(i, logprob if t else None, top) for t, (i, logprob, top) in enumerate(rows)]
 
 

@@ -2,61 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-
 from kweek.protocols import Request as Generation
-from kweek.serve.bodies import MAX_CHOICES, CompletionBody, parse
-from kweek.serve.choice import Choice, Update, follow, usage
-from kweek.serve.exchange import EventStream, gone, read_body, while_connected
+from kweek.serve.answering import Answering, Job
+from kweek.serve.bodies import MAX_CHOICES, CompletionBody
+from kweek.serve.choice import Choice, usage
 from kweek.serve.logprobs import Offsets, TokenScore, completion_logprobs, prompt_logprobs
-from kweek.serve.model import Prompt, ServedModel
+from kweek.serve.model import Prompt
 from kweek.serve.refusal import Refusal
-from kweek.serve.worker import Worker
 from kweek.serve.writing import Writing
 
 
-@dataclass
-class _Job:
-    """A request that has been read and found possible."""
+class Completions(Answering[CompletionBody, Job[CompletionBody]]):
+    """The route."""
 
-    body: CompletionBody
-    prompts: Sequence[Prompt]
-    requests: list[Generation]
-    choices: list[Choice]
-    head: dict[str, Any]
+    body_type = CompletionBody
 
-
-class Completions:
-    """The route.
-
-    Args:
-        model: what is served.
-        worker: runs its engine.
-    """
-
-    def __init__(self, model: ServedModel, worker: Worker) -> None:
-        self._model, self._worker = model, worker
-
-    async def __call__(self, request: Request) -> Response:
-        """Answer, in one object or in a stream."""
-        body = parse(CompletionBody, await read_body(request))
-        self._model.check_name(body.model)
-        job = await asyncio.to_thread(self._prepare, body)
-        if body.stream:
-            return EventStream(self._stream(job))
-        answer = await while_connected(request.receive, self._whole(job))
-        return gone() if answer is None else JSONResponse(answer)
-
-    def _prepare(self, body: CompletionBody) -> _Job:
+    def _prepare(self, body: CompletionBody) -> Job[CompletionBody]:
         if body.best_of not in (None, body.n):
             raise Refusal("Only as many candidates as are returned are made.", param="best_of")
         prompts = self._model.encode_prompts(body.prompt)
@@ -72,39 +37,12 @@ class Completions:
             for _ in range(body.n):
                 writing = Writing(self._model.tokenizer, [stop.encode() for stop in body.stops])
                 choices.append(Choice(len(choices), prompt, writing))
-        head = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": self._model.name,
-        }
-        return _Job(body, prompts, requests, choices, head)
+        asked = [body.prompt_logprobs, body.logprobs if body.echo else None]
+        num_prompt_top = max((count for count in asked if count is not None), default=None)
+        head = self._head("cmpl", "text_completion")
+        return Job(body, prompts, requests if body.max_tokens else [], choices, head, num_prompt_top)
 
-    async def _updates(self, job: _Job) -> AsyncGenerator[Update, None]:
-        """Score the prompts where asked for, then generate."""
-        await self._score(job)
-        if not job.body.max_tokens:
-            for choice in job.choices:
-                choice.finish_reason = "length"
-                yield Update(choice, [])
-            return
-        async with aclosing(follow(self._worker.submit(job.requests), job.choices)) as updates:
-            async for update in updates:
-                yield update
-
-    async def _score(self, job: _Job) -> None:
-        echoed = job.body.logprobs if job.body.echo else None
-        if echoed is None and job.body.prompt_logprobs is None:
-            return
-        num_top = max(echoed or 0, job.body.prompt_logprobs or 0)
-        for number, prompt in enumerate(job.prompts):
-            scores = await self._worker.compute(
-                lambda ids=prompt.ids: self._model.score_prompt(ids, num_top)  # type: ignore[misc]
-            )
-            for choice in job.choices[number * job.body.n : (number + 1) * job.body.n]:
-                choice.prompt_scores = scores
-
-    async def _whole(self, job: _Job) -> dict[str, Any]:
+    async def _whole(self, job: Job[CompletionBody]) -> dict[str, Any]:
         async for _ in self._updates(job):
             pass
         shown = []
@@ -113,7 +51,7 @@ class Completions:
             shown.append(self._shown(job, choice, text, choice.scores, first=True))
         return {**job.head, "choices": shown, "usage": usage(job.choices, len(job.prompts))}
 
-    async def _stream(self, job: _Job) -> AsyncGenerator[dict[str, Any], None]:
+    async def _stream(self, job: Job[CompletionBody]) -> AsyncGenerator[dict[str, Any], None]:
         options = job.body.stream_options
         told = {"usage": None} if options and options.include_usage else {}
         begun: set[int] = set()
@@ -132,14 +70,20 @@ class Completions:
         if told:
             yield {**job.head, "choices": [], "usage": usage(job.choices, len(job.prompts))}
 
-    def _echo(self, job: _Job, choice: Choice) -> str:
+    def _echo(self, job: Job[CompletionBody], choice: Choice) -> str:
         return self._text(choice.prompt) if job.body.echo else ""
 
     def _text(self, prompt: Prompt) -> str:
         return self._model.tokenizer.decode(prompt.ids[prompt.num_hidden :])
 
     def _shown(
-        self, job: _Job, choice: Choice, text: str, scores: Sequence[TokenScore], *, first: bool
+        self,
+        job: Job[CompletionBody],
+        choice: Choice,
+        text: str,
+        scores: Sequence[TokenScore],
+        *,
+        first: bool,
     ) -> dict[str, Any]:
         """An entry of `choices`; the first of a choice also holds what there is to say of its prompt."""
         tokenizer, body = self._model.tokenizer, job.body
@@ -157,8 +101,8 @@ class Completions:
                 tokenizer, scores, choice.offsets, body.logprobs, num_hidden
             )
         if body.prompt_logprobs is not None and first:
-            assert choice.prompt_scores is not None
+            assert choice.scored_prompt is not None
             shown["prompt_logprobs"] = prompt_logprobs(
-                tokenizer, choice.prompt_tokens(), choice.prompt_scores.ranks, body.prompt_logprobs
+                tokenizer, choice.prompt_tokens(), choice.scored_prompt.prompt_ranks, body.prompt_logprobs
             )
         return shown

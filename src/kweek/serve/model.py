@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kweek.engine.constraints import Vocabulary, compile_json_schema, compile_tools
-from kweek.engine.prompt_scores import PromptScores
 from kweek.errors import KweekError
 from kweek.protocols import Constraint, Message, Request, TokenInterceptor
 from kweek.serve.bodies import SamplingBody
@@ -38,7 +37,6 @@ class ServedModel:
         name: what clients call it.
         tokenizer: that of the model.
         max_positions: tokens that prompt and answer may take together.
-        score_prompt: the log-probabilities of a prompt, with so many alternatives at each place.
         vocabulary: compiles the schemas of answers.
         tool: forces results into chats, None where the model knows no tool.
     """
@@ -46,7 +44,6 @@ class ServedModel:
     name: str
     tokenizer: Tokenizer
     max_positions: int
-    score_prompt: Callable[[Sequence[int], int], PromptScores]
     vocabulary: Vocabulary
     tool: TokenInterceptor | None = None
     created: int = field(default_factory=lambda: int(time.time()))

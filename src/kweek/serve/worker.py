@@ -1,7 +1,7 @@
 """The one thread that owns the engine, and the queues between it and the event loop.
 
 Everything that touches the engine happens on that thread, between two steps: requests join, leave when their client
-has gone, and prompts are scored. What the engine says in a step crosses to the event loop in one call.
+has gone. What the engine says in a step crosses to the event loop in one call.
 """
 
 from __future__ import annotations
@@ -9,19 +9,16 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from kweek.errors import KweekError
+from kweek.errors import KweekError, is_out_of_memory
 from kweek.protocols import Completion, Request
 from kweek.serve.refusal import Refusal
 
 RETRY_AFTER_SECONDS = 1  # a place becomes free whenever any generation ends
 MAX_EMPTYING_STEPS = 3  # a cancelled row leaves within one step; more means that the engine is broken
-
-Result = TypeVar("Result")
 
 
 class SteppingEngine(Protocol):
@@ -97,7 +94,6 @@ class Worker:
         self.failure: str | None = None  # why the engine can no longer be used
         self._engine = engine
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._chores: deque[Callable[[], None]] = deque()
         self._owners: dict[int, tuple[Batch, int]] = {}
         self._said: list[tuple[Batch, int, Event]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -130,32 +126,6 @@ class Worker:
         """Let go of a batch; its places become free after the engine's current step."""
         self._commands.put(lambda: self._cancel(batch))
 
-    async def compute(self, chore: Callable[[], Result]) -> Result:
-        """Run a function on the engine's thread between two steps; it takes the room of one generation.
-
-        Raises:
-            Refusal: as in `submit`.
-        """
-        self._take_room(1)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-
-        def run() -> None:
-            if future.cancelled():
-                return
-            try:
-                result = chore()
-            except Exception as error:
-                loop.call_soon_threadsafe(_settle, future, None, error)
-            else:
-                loop.call_soon_threadsafe(_settle, future, result, None)
-
-        self._commands.put(lambda: self._chores.append(run))
-        try:
-            return await future
-        finally:
-            self.num_active -= 1
-
     def _take_room(self, count: int) -> None:
         if self.failure is not None:
             raise Refusal(self.failure, status=503, code="engine_failed")
@@ -183,8 +153,6 @@ class Worker:
 
     def _run(self) -> None:
         while self._take_commands():
-            if self._chores:
-                self._chores.popleft()()
             if self._engine.num_active:
                 try:
                     self._finish(self._engine.step())
@@ -194,7 +162,7 @@ class Worker:
 
     def _take_commands(self) -> bool:
         """Do what has been asked for, waiting when there is nothing else to do; false at the end."""
-        idle = not (self._engine.num_active or self._chores or self._said)
+        idle = not (self._engine.num_active or self._said)
         while True:
             try:
                 command = self._commands.get(block=idle)
@@ -236,7 +204,7 @@ class Worker:
 
     def _recover(self, error: Exception) -> None:
         """Tell everyone whose generation a failed step has cost, and empty the engine for those to come."""
-        what = "not enough memory" if _is_out_of_memory(error) else type(error).__name__
+        what = "not enough memory" if is_out_of_memory(error) else type(error).__name__
         refusal = Refusal(f"The engine failed in a step ({what}); the generation is lost.", status=500)
         lost, self._owners = self._owners, {}
         for batch, index in lost.values():
@@ -277,19 +245,3 @@ class _Broken:
 
     def step(self) -> list[tuple[int, Completion]]:
         return []
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed; torch says so in words, on a CPU and on a GPU."""
-    return isinstance(error, MemoryError) or any(
-        word in str(error) for word in ("out of memory", "can't allocate memory", "not enough memory")
-    )
-
-
-def _settle(future: asyncio.Future[Result], result: Result | None, error: Exception | None) -> None:
-    if future.cancelled():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)  # type: ignore[arg-type]

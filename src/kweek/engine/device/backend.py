@@ -25,6 +25,7 @@ from kweek.engine.device.cache import DeviceCache
 from kweek.engine.device.sampling import draw
 from kweek.engine.native.rows import CHOICE, Rows
 from kweek.engine.scheduler import MAX_STEPS
+from kweek.errors import is_out_of_memory
 from kweek.model.attention import FORBIDDEN, Context, Tables
 from kweek.model.network import Network
 
@@ -88,7 +89,7 @@ class DeviceBackend:
     def _run(self, rows: Rows, steps: int, choices: npt.NDArray[np.void]) -> npt.NDArray[np.float32]:
         """One batch; fills `choices` and moves the rows on. Returns the lse of the first step."""
         ends = rows["position"] + np.minimum(rows["remaining"], steps)
-        self._reserve(int(ends.max()))
+        self.reserve(0, int(ends.max()))
         shape, places = self._shape(rows, int(ends.max()))
         play = self._steps.get(shape) or self._prepare(shape)
         self._static.fill(rows, places, steps, shape)
@@ -196,20 +197,28 @@ class DeviceBackend:
         for part in (*self._cache.keys, *self._cache.values):
             part[target, :, :length] = part[source, :, :length]
 
-    def _reserve(self, positions: int) -> None:
-        """Make every slot hold at least so many; graphs read the old memory, so they go."""
+    def reserve(self, slot: int, tokens: int) -> None:
+        """See `Backend`; all slots are of one size. Graphs read the old memory, so they go."""
         before = self._cache.max_length
-        if positions <= before:
+        if tokens <= before:
             return
         self._steps.clear()
         self._kept_logits.clear()
         self._pool = None
-        self._cache.grow(max(positions, min(2 * before, self.config.max_positions)))
+        try:
+            self._cache.grow(max(tokens, min(2 * before, self.config.max_positions)))
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise MemoryError from None
+            raise
         self._tables.layout(self._cache.max_length, self.device, self._dtype)
+
+    def release(self, slot: int) -> None:
+        """See `Backend`; the memory of one slot cannot be given back alone."""
 
     def _feed(self, fed: Sequence[Fed], wanted: Sequence[int]) -> Tensor:
         """Pass prompts through the network, pieces of like length together; logits (wanted, V) of offsets into all."""
-        self._reserve(max(piece.position + len(piece.token_ids) for piece in fed))
+        self.reserve(0, max(piece.position + len(piece.token_ids) for piece in fed))
         offsets = np.cumsum([0, *(len(piece.token_ids) for piece in fed)])
         size = int(offsets[-1]) if len(wanted) else 0
         rows_ND = torch.zeros(size, self.config.hidden_size, dtype=self._dtype, device=self.device)

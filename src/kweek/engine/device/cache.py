@@ -18,6 +18,12 @@ class DeviceCache(KVCache):
     _at_BT: Tensor
     _length: int
     _direct: bool
+    _capacity: int | None = None
+
+    @property
+    def max_length(self) -> int:
+        """Positions of a slot that every layer has."""
+        return super().max_length if self._capacity is None else self._capacity
 
     def place(
         self, slots_B: Tensor, into_BT: Tensor, at_BT: Tensor, length: int, *, direct: bool = False
@@ -44,13 +50,17 @@ class DeviceCache(KVCache):
         return keys[self._slots_B, :, : self._length], values[self._slots_B, :, : self._length]
 
     def grow(self, capacity: int) -> None:
-        """More positions for every slot; what is there stays."""
+        """More positions for every slot; what is there stays. Without the memory for it the capacity is what it was."""
+        self._capacity = self.max_length
         for parts in (self.keys, self.values):
             for layer, part in enumerate(parts):
                 slots, heads, before, size = part.shape
+                if before >= capacity:
+                    continue  # an attempt before came this far
                 grown = part.new_zeros(slots, heads, capacity, size)
                 grown[:, :, :before] = part
                 parts[layer] = grown  # layer by layer, so that only one is there twice
+        self._capacity = capacity
 
     def begin(self, num_tokens: int) -> tuple[Tensor, Tensor | None]:
         """Not asked: the pass is given its positions."""

@@ -113,6 +113,12 @@ class LlamaBackend:
             self._wanted.ctypes.data,
         )  # fmt: skip
 
+    def reserve(self, slot: int, tokens: int) -> None:
+        """See `Backend`; every slot has had its memory from the beginning."""
+
+    def release(self, slot: int) -> None:
+        """See `Backend`; the memory of one slot cannot be given back alone."""
+
     def run(self, rows: Rows, steps: int = 1, fed: Sequence[Fed] = ()) -> npt.NDArray[np.void]:
         """See `Backend`."""
         choices = np.zeros((len(rows), steps), CHOICE)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
@@ -20,12 +18,14 @@ from kweek.engine.backend import MAX_ROWS, Fed
 from kweek.engine.native import library as native
 from kweek.engine.native.pack import TILE, TYPES, WeightFormat, aligned, pack
 from kweek.engine.native.rows import CHOICE, SLOT, Rows
+from kweek.errors import is_out_of_memory
 from kweek.model.attention import Tables
 from kweek.model.network import Block, Network
 
 FIRST_CAPACITY = 272  # tokens of a slot at first; doubled when a request needs more
 Ints = npt.NDArray[np.int32]
-KVFormat = Literal["f32", "f16"]
+#: Of keys and values; "q8" has a scale for each key and each value of a head.
+KVFormat = Literal["f32", "f16", "q8"]
 
 
 def _stride(tokens: int) -> int:
@@ -34,28 +34,19 @@ def _stride(tokens: int) -> int:
     return TILE * (blocks + 1 - blocks % 2)
 
 
-class _Lane:
-    """What one thread works with."""
+class _Scratch:
+    """What calls work with: activations, and the threads."""
 
-    def __init__(self, library: ctypes.CDLL, model: native.Model, positions: int) -> None:
+    def __init__(self, library: ctypes.CDLL, model: native.Model, positions: int, threads: int) -> None:
         self._library = library
-        self.scratch = library.kw_scratch_new(ctypes.byref(model), MAX_ROWS, positions)
-        if not self.scratch:
-            raise MemoryError("no memory for the engine's activations")
-        self.work = aligned(np.zeros(library.kw_work_bytes(ctypes.byref(model)), np.uint8))
+        self.address = library.kw_scratch_new(ctypes.byref(model), MAX_ROWS, positions, threads)
+        if not self.address:
+            raise MemoryError("no memory for the engine's activations, or no threads")
+        self.work = aligned(np.zeros(threads * library.kw_work_bytes(ctypes.byref(model)), np.uint8))
 
     def __del__(self) -> None:
-        if getattr(self, "scratch", None):
-            self._library.kw_scratch_free(self.scratch)
-
-
-@dataclass(frozen=True)
-class _Share:
-    """The rows `first` to `last` - 1 of a call, and what is fed beside them."""
-
-    first: int
-    last: int
-    fed: Sequence[Fed]
+        if getattr(self, "address", None):
+            self._library.kw_scratch_free(self.address)
 
 
 class NativeBackend:
@@ -67,8 +58,8 @@ class NativeBackend:
             activations in 8 bits.
         kv: of keys and values.
         num_slots: sequences held at once.
-        threads: rows of a call are shared out between them; one row gains nothing. 1 because whoever wants several
-            cores used does better with several processes.
+        threads: share out the outputs of every product and the rows and heads of everything else; the bits are those of
+            one. 1 because whoever wants several cores used does better with several processes.
         target: instruction set; None takes the best of this processor.
     """
 
@@ -88,15 +79,13 @@ class NativeBackend:
         self.config, self.form, self.num_slots = network.config, form, num_slots
         self._library = native.load(target)
         self._kept: list[object] = []  # arrays that C points into
-        self._half = kv == "f16"
+        self._kv = TYPES[kv]
         self._tables = Tables(network.config)
         self.model = self._pack(network, form)
         self._arrays = [np.zeros(0, np.uint8) for _ in range(num_slots)]
         self._slots = np.zeros(num_slots, SLOT)
         self._positions = 0
-        self._lanes: list[_Lane] = []
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads - 1, "kweek-engine") if threads > 1 else None
         self._rotate(FIRST_CAPACITY)
         self.stride = -(-self.config.vocab_size // TILE) * TILE
         self.logits = np.zeros((MAX_ROWS, self.stride), np.float32)
@@ -120,16 +109,27 @@ class NativeBackend:
             )
         self._slots[slot] = grown[0]
 
+    def release(self, slot: int) -> None:
+        """See `Backend`."""
+        self._slots[slot] = np.zeros(1, SLOT)[0]
+        self._arrays[slot] = np.zeros(0, np.uint8)
+
     def _rotate(self, positions: int) -> None:
-        """Rotations, and room for scores, of at least so many positions."""
-        self._positions = max(positions, min(2 * self._positions, self.config.max_positions))
-        rotations = self._tables.layout(self._positions, torch.device("cpu"), torch.float32).key
+        """Rotations, and room for scores, of at least so many positions; without the memory for them all stays."""
+        positions = max(positions, min(2 * self._positions, self.config.max_positions))
+        try:
+            rotations = self._tables.layout(positions, torch.device("cpu"), torch.float32).key
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise MemoryError from None
+            raise
         half = self.config.head_dim // 2
-        self._rotations = [
+        parts = [
             aligned(part.contiguous().numpy()) for part in (rotations[0, :, :half], rotations[1, :, half:])
         ]
-        self.model.cosines, self.model.sines = (int(part.ctypes.data) for part in self._rotations)
-        self._lanes = [_Lane(self._library, self.model, self._positions) for _ in range(self._threads)]
+        scratch = _Scratch(self._library, self.model, positions, self._threads)
+        self._positions, self._rotations, self._scratch = positions, parts, scratch
+        self.model.cosines, self.model.sines = (int(part.ctypes.data) for part in parts)
 
     def run(self, rows: Rows, steps: int = 1, fed: Sequence[Fed] = ()) -> npt.NDArray[np.void]:
         """See `Backend`."""
@@ -141,29 +141,13 @@ class NativeBackend:
         if total > MAX_ROWS:
             raise ValueError(f"{total} rows and fed tokens are more than {MAX_ROWS}")
         choices = np.zeros((len(rows), steps), CHOICE)
-        shares = _shares(rows, fed, self._threads)
-        lanes = zip(self._lanes, shares, strict=False)
-        others = (
-            [self._pool.submit(self._run, *one, rows, choices) for one in list(lanes)[1:]]
-            if self._pool
-            else []
-        )
-        self._run(self._lanes[0], shares[0], rows, choices)
-        for other in others:
-            other.result()
-        return choices
-
-    def _run(self, lane: _Lane, share: _Share, rows: Rows, choices: npt.NDArray[np.void]) -> None:
-        """A share of a call: its rows write their own part of everything."""
-        tokens, slots, positions = _flat(share.fed)
-        first, steps = share.first, choices.shape[1]
+        tokens, slots, positions = _flat(fed)
         self._library.kw_run(
-            ctypes.byref(self.model), lane.scratch, self._slots.ctypes.data, share.last - first,
-            rows.ctypes.data + first * rows.itemsize, steps, len(tokens), tokens.ctypes.data, slots.ctypes.data,
-            positions.ctypes.data, choices.ctypes.data + first * steps * choices.itemsize,
-            self.logits.ctypes.data + first * self.stride * 4, self.stride, self.lse.ctypes.data + first * 4,
-            lane.work.ctypes.data,
+            ctypes.byref(self.model), self._scratch.address, self._slots.ctypes.data, len(rows), rows.ctypes.data,
+            steps, len(tokens), tokens.ctypes.data, slots.ctypes.data, positions.ctypes.data, choices.ctypes.data,
+            self.logits.ctypes.data, self.stride, self.lse.ctypes.data, self._scratch.work.ctypes.data,
         )  # fmt: skip
+        return choices
 
     def forward(self, fed: Sequence[Fed], wanted: Sequence[int]) -> npt.NDArray[np.float32]:
         """See `Backend`."""
@@ -174,7 +158,7 @@ class NativeBackend:
             self.reserve(piece.slot, piece.position + len(piece.token_ids))
         offsets = np.asarray(wanted, np.int32)
         self._library.kw_step(
-            ctypes.byref(self.model), self._lanes[0].scratch, self._slots.ctypes.data, len(tokens), tokens.ctypes.data,
+            ctypes.byref(self.model), self._scratch.address, self._slots.ctypes.data, len(tokens), tokens.ctypes.data,
             slots.ctypes.data, positions.ctypes.data, len(offsets), offsets.ctypes.data, self.logits.ctypes.data,
             self.stride,
         )  # fmt: skip
@@ -186,7 +170,7 @@ class NativeBackend:
         found = np.zeros(len(wanted), np.float32)
         self._library.kw_logprobs(
             ctypes.byref(self.model), len(wanted), self.logits.ctypes.data, self.stride, wanted.ctypes.data,
-            found.ctypes.data, self._lanes[0].work.ctypes.data,
+            found.ctypes.data, self._scratch.work.ctypes.data,
         )  # fmt: skip
         return [float(value) for value in found]
 
@@ -239,7 +223,7 @@ class NativeBackend:
             embedding = self._matrix(network.model.embed_tokens.weight, kept)
         model = native.Model(
             config.num_layers, config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim,
-            config.intermediate_size, config.vocab_size, self._half, config.norm_epsilon,
+            config.intermediate_size, config.vocab_size, self._kv, config.norm_epsilon,
         )  # fmt: skip
         model.embedding, model.head = ctypes.pointer(embedding), ctypes.pointer(head)
         model.layers = ctypes.cast(layers, ctypes.POINTER(native.Layer))
@@ -254,36 +238,3 @@ def _flat(fed: Sequence[Fed]) -> tuple[Ints, Ints, Ints]:
     slots = np.array([piece.slot for piece in fed for _ in piece.token_ids], np.int32)
     positions = np.array([piece.position + i for piece in fed for i in range(len(piece.token_ids))], np.int32)
     return tokens, slots, positions
-
-
-def _shares(rows: Rows, fed: Sequence[Fed], count: int) -> list[_Share]:
-    """A call in shares of about as many rows; a slot is all in one of them, since its rows read one another."""
-    if count == 1:
-        return [_Share(0, len(rows), fed)]
-    numbers = rows["slot"].tolist()
-    cost = [1] * len(numbers)
-    pieces: dict[int, list[Fed]] = {}
-    for piece in fed:
-        pieces.setdefault(piece.slot, []).append(piece)
-    for place, slot in enumerate(numbers):
-        cost[place] += sum(len(piece.token_ids) for piece in pieces.get(slot, ()))
-    alone = [piece for piece in fed if piece.slot not in set(numbers)]
-    target = (sum(cost) + sum(len(piece.token_ids) for piece in alone)) / count
-    shares: list[_Share] = []
-    first = 0
-    for number in range(count):
-        last, load = first, 0.0
-        mine: list[Fed] = []
-        while last < len(numbers) and (
-            number == count - 1 or load < target or (numbers[last] == numbers[last - 1] and last > first)
-        ):
-            if last == first or numbers[last] != numbers[last - 1]:
-                mine += pieces.get(numbers[last], [])
-            load += cost[last]
-            last += 1
-        while alone and (number == count - 1 or load < target):
-            mine.append(alone.pop(0))
-            load += len(mine[-1].token_ids)
-        shares.append(_Share(first, last, mine))
-        first = last
-    return shares

@@ -16,6 +16,8 @@
 #include <string.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define TILE 16
@@ -57,6 +59,9 @@ INLINE float half_to_float(uint16_t h) {
 INLINE uint16_t float_to_half(float f) { /* to nearest even; for the cache of keys and values */
 #if defined(__F16C__)
     return (uint16_t)_cvtss_sh(f, 0);
+#elif defined(__aarch64__)
+    union { __fp16 h; uint16_t u; } out = {(__fp16)f};
+    return out.u;
 #else
     union { float f; uint32_t u; } in = {f};
     uint32_t sign = (in.u >> 16) & 0x8000u, magnitude = in.u & 0x7fffffffu;
@@ -71,8 +76,9 @@ INLINE uint16_t float_to_half(float f) { /* to nearest even; for the cache of ke
 #endif
 }
 
-INLINE vec load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
-INLINE void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
+/* Through the type itself: gcc 12 copies 32 bytes in halves by way of the stack, which costs a stall each time. */
+INLINE vec load(const float *p) { return *(const vec *)p; }
+INLINE void store(float *p, vec v) { *(vec *)p = v; }
 INLINE vec splat(float x) { return x - (vec){0}; }
 
 INLINE vec load_half(const uint16_t *p) {
@@ -80,6 +86,8 @@ INLINE vec load_half(const uint16_t *p) {
     return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 #elif defined(__F16C__)
     return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+#elif defined(__aarch64__)
+    return (vec)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
 #else
     vec v;
     for (int i = 0; i < WIDTH; i++) v[i] = half_to_float(p[i]);
@@ -87,20 +95,76 @@ INLINE vec load_half(const uint16_t *p) {
 #endif
 }
 
-/* f32 or f16 numbers, from number `at` on; `half` is a constant where this is called. */
-INLINE vec load_number(const void *p, size_t at, const int half) {
-    return half ? load_half((const uint16_t *)p + at) : load((const float *)p + at);
+INLINE vec load_bytes(const int8_t *p) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+#elif defined(__AVX2__)
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+#else
+    vec v;
+    for (int i = 0; i < WIDTH; i++) v[i] = (float)p[i];
+    return v;
+#endif
 }
 
-INLINE float sum_of(vec v) { /* in pairs, always the same ones */
-    float s[WIDTH];
-    store(s, v);
-    for (int step = WIDTH / 2; step; step /= 2)
-        for (int i = 0; i < step; i++) s[i] += s[i + step];
-    return s[0];
+/* Numbers of a type (KW_F32, KW_F16; KW_Q8 without its scale) from number `at` on; a constant where this is called. */
+INLINE vec load_number(const void *p, size_t at, const int type) {
+    return type == KW_F16 ? load_half((const uint16_t *)p + at) : type == KW_Q8 ? load_bytes((const int8_t *)p + at) : load((const float *)p + at);
+}
+
+INLINE void store_half(uint16_t *p, vec v) {
+#if defined(__AVX512F__)
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)v, 0));
+#elif defined(__F16C__)
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph((__m256)v, 0));
+#else
+    for (int i = 0; i < WIDTH; i++) p[i] = float_to_half(v[i]);
+#endif
 }
 
 INLINE vec choose_by(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
+
+INLINE vec larger_of(vec a, vec b) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return choose_by(a > b, a, b);
+#endif
+}
+
+/* Lane i of the result is lane i ^ step; `step` is a power of two, constant where this is called. */
+INLINE vec exchanged(vec v, const int step) {
+#if defined(__AVX512F__)
+    switch (step) {
+    case 8: return (vec)_mm512_shuffle_f32x4((__m512)v, (__m512)v, 0x4e);
+    case 4: return (vec)_mm512_shuffle_f32x4((__m512)v, (__m512)v, 0xb1);
+    case 2: return (vec)_mm512_permute_ps((__m512)v, 0x4e);
+    default: return (vec)_mm512_permute_ps((__m512)v, 0xb1);
+    }
+#elif defined(__AVX2__)
+    switch (step) {
+    case 4: return (vec)_mm256_permute2f128_ps((__m256)v, (__m256)v, 1);
+    case 2: return (vec)_mm256_permute_ps((__m256)v, 0x4e);
+    default: return (vec)_mm256_permute_ps((__m256)v, 0xb1);
+    }
+#else
+    vec out;
+    for (int i = 0; i < WIDTH; i++) out[i] = v[i ^ step];
+    return out;
+#endif
+}
+
+INLINE float sum_of(vec v) { /* in pairs, always the same ones */
+    for (int step = WIDTH / 2; step; step /= 2) v += exchanged(v, step);
+    return v[0];
+}
+
+INLINE vec largest_lane(vec v) { /* in every lane */
+    for (int step = WIDTH / 2; step; step /= 2) v = larger_of(v, exchanged(v, step));
+    return v;
+}
 
 /* exp by 2^n * 2^f, f in [-1/2, 1/2], a polynomial of degree 6 (relative error 2e-7; Cephes); 0 below -87. */
 INLINE vec exp_of(vec x) {
@@ -129,7 +193,7 @@ INLINE vec exp_of(vec x) {
 #if defined(__AVX512F__)
 #define FLOAT_ROWS 6
 #define FLOAT_TILES 2
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) || defined(__aarch64__)
 #define FLOAT_ROWS 6
 #define FLOAT_TILES 1
 #else
@@ -160,25 +224,50 @@ INLINE void float_block(const int half, const uint8_t *data, int num_in, const f
 typedef struct {
     int8_t *values;  /* [rows][I] */
     float *scales;   /* [rows][I / 32] */
-    int32_t *sums;   /* [rows][I / 32] of the values, times what the weights are shifted by */
+    int32_t *sums;   /* [rows][I / 32] of the values, times minus what the weights' codes are shifted by */
 } kw_activations;
 
 /* How far the codes of the weights are shifted to be unsigned. */
 INLINE int shift_of(int type) { return type == KW_Q4 ? 8 : 128; }
 
+/* A group's codes, from 32 bits to 8. */
+INLINE void narrow(const ivec *q, int8_t *out) {
+#if defined(__AVX512F__)
+    for (int i = 0; i < GROUP / WIDTH; i++) _mm_storeu_si128((__m128i *)(out + i * WIDTH), _mm512_cvtepi32_epi8((__m512i)q[i]));
+#elif defined(__AVX2__)
+    __m256i words = _mm256_packs_epi32((__m256i)q[0], (__m256i)q[1]), more = _mm256_packs_epi32((__m256i)q[2], (__m256i)q[3]);
+    __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); /* packing keeps to halves of a register */
+    _mm256_storeu_si256((__m256i *)out, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words, more), order));
+#else
+    for (int i = 0; i < GROUP; i++) out[i] = (int8_t)q[i / WIDTH][i % WIDTH];
+#endif
+}
+
+/* Codes -127 to 127 times a scale for every group; `sums` are minus `shift` times the sum of a group's codes. */
 static void quantise_row(const float *x, int num_in, int shift, int8_t *values, float *scales, int32_t *sums) {
+    enum { PIECES = GROUP / WIDTH };
+    const vec magic = splat(12582912.0f); /* as in exp_of */
     for (int g = 0; g < num_in / GROUP; g++, x += GROUP, values += GROUP) {
-        float largest = 0.0f;
-        for (int i = 0; i < GROUP; i++) { float a = fabsf(x[i]); largest = a > largest ? a : largest; }
-        float scale = largest / 127.0f, inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-        int32_t total = 0;
-        for (int i = 0; i < GROUP; i++) {
-            int32_t q = (int32_t)rintf(x[i] * inverse);
-            values[i] = (int8_t)q;
-            total += q;
+        vec most = splat(0.0f);
+        for (int i = 0; i < PIECES; i++) {
+            vec v = load(x + i * WIDTH);
+            most = larger_of(most, (vec)((ivec)v & 0x7fffffff));
         }
-        scales[g] = scale;
-        sums[g] = shift * total;
+        most = largest_lane(most);
+        vec inverse = (vec)((ivec)(splat(127.0f) / most) & (most > splat(0.0f)));
+        ivec total = (ivec){0}, q[PIECES];
+        for (int i = 0; i < PIECES; i++) {
+            q[i] = (ivec)(load(x + i * WIDTH) * inverse + magic) - (ivec)magic;
+            total += q[i];
+        }
+        narrow(q, values);
+        for (int step = WIDTH / 2; step; step /= 2) total += (ivec)exchanged((vec)total, step);
+        scales[g] = most[0] * (1.0f / 127.0f);
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+        sums[g] = -shift * total[0] & 0xffff; /* starts the first of two sums in 16 bits; the other starts at 0 */
+#else
+        sums[g] = -shift * total[0];
+#endif
     }
 }
 
@@ -197,7 +286,7 @@ INLINE void quant_block(const int bits, const uint8_t *data, int groups, const i
     for (int g = 0; g < groups; g++) {
         __m512i dot[QUANT_ROWS][4];
         for (int r = 0; r < R; r++) {
-            __m512i start = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(sums[(size_t)r * groups + g]));
+            __m512i start = _mm512_set1_epi32(sums[(size_t)r * groups + g]);
             for (int t = 0; t < T; t++) dot[r][t] = start;
         }
         const uint8_t *w = data + (size_t)g * block;
@@ -232,24 +321,28 @@ INLINE void quant_block(const int bits, const uint8_t *data, int groups, const i
 }
 #elif defined(__AVX2__)
 #define QUANT_ROWS 4
+#define AHEAD 4096 /* bytes that one row, which waits for memory, asks for in advance */
+#define UNPACKED_ROWS 8   /* from so many rows on it pays to unpack nibbles once for all of them */
+#define UNPACKED_GROUPS 32 /* at a time: 8 KiB, which stay in the nearest cache */
+enum { NIBBLES = 4, BYTES = 8, UNPACKED = 0 };
 INLINE __m256i four_bytes(const int8_t *p) { int32_t v; memcpy(&v, p, 4); return _mm256_set1_epi32(v); }
 
 /* Half a tile at a time. A nibble times 8 bits, two at once, summed over a group is at most 8 * 2 * 15 * 127 = 30,480:
-   16 bits hold it. With 8-bit weights every pair of products is widened at once (2 * 127 * 127 = 32,258). */
-INLINE void quant_half(const int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
-                       float *out, int out_stride, const int R, const int h) {
-    const int block = bits == 4 ? Q4_BLOCK : Q8_BLOCK;
+   16 bits hold it; what is taken off for the shift of the codes is at most 8 * 32 * 127 = 32,512 and fits as well, and
+   their difference is at most 32,512. With 8-bit weights every pair of products is widened at once (2 * 127 * 127). */
+INLINE void quant_half(const int form, const uint8_t *codes, const size_t code_step, const uint8_t *weight_scales, int first, int last,
+                       int groups, const int8_t *a, const float *scales, const int32_t *sums, float *out, int out_stride, const int R) {
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     __m256 sum[QUANT_ROWS];
-    for (int r = 0; r < R; r++) sum[r] = _mm256_setzero_ps();
-    for (int g = 0; g < groups; g++) {
-        const uint8_t *w = data + (size_t)g * block;
+    for (int r = 0; r < R; r++) sum[r] = first ? _mm256_loadu_ps(out + (size_t)r * out_stride) : _mm256_setzero_ps();
+    for (int g = first; g < last; g++, codes += code_step, weight_scales += SCALE_BLOCK) {
         __m256i dot[QUANT_ROWS];
-        for (int r = 0; r < R; r++) dot[r] = _mm256_setzero_si256();
-        if (bits == 4) {
+        for (int r = 0; r < R; r++) dot[r] = form == BYTES ? _mm256_setzero_si256() : _mm256_set1_epi32(sums[(size_t)r * groups + g]);
+        if (form == NIBBLES) {
 #pragma GCC unroll 1
             for (int j = 0; j < 4; j++) { /* unrolled, gcc runs out of registers */
-                __m256i both = _mm256_loadu_si256((const __m256i *)(w + j * 64 + 32 * h));
+                if (R == 1) _mm_prefetch((const char *)codes + j * 64 + AHEAD, _MM_HINT_T0);
+                __m256i both = _mm256_loadu_si256((const __m256i *)(codes + j * 64));
                 __m256i lo = _mm256_and_si256(both, low), hi = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
                 for (int r = 0; r < R; r++) {
                     const int8_t *at = a + ((size_t)r * groups + g) * GROUP + 8 * j;
@@ -257,34 +350,66 @@ INLINE void quant_half(const int bits, const uint8_t *data, int groups, const in
                     dot[r] = _mm256_add_epi16(dot[r], _mm256_maddubs_epi16(hi, four_bytes(at + 4)));
                 }
             }
-            for (int r = 0; r < R; r++)
-                dot[r] = _mm256_sub_epi32(_mm256_madd_epi16(dot[r], ones), _mm256_set1_epi32(sums[(size_t)r * groups + g]));
+        } else if (form == UNPACKED) {
+#pragma GCC unroll 4
+            for (int j = 0; j < 8; j++) {
+                __m256i v = _mm256_load_si256((const __m256i *)(codes + j * 32));
+                for (int r = 0; r < R; r++)
+                    dot[r] = _mm256_add_epi16(dot[r], _mm256_maddubs_epi16(v, four_bytes(a + ((size_t)r * groups + g) * GROUP + 4 * j)));
+            }
         } else {
 #pragma GCC unroll 1
             for (int j = 0; j < 8; j++) {
-                __m256i v = _mm256_loadu_si256((const __m256i *)(w + j * 64 + 32 * h)), size = _mm256_abs_epi8(v);
+                if (R == 1) _mm_prefetch((const char *)codes + j * 64 + AHEAD, _MM_HINT_T0);
+                __m256i v = _mm256_loadu_si256((const __m256i *)(codes + j * 64)), size = _mm256_abs_epi8(v);
                 for (int r = 0; r < R; r++) {
                     __m256i signed_a = _mm256_sign_epi8(four_bytes(a + ((size_t)r * groups + g) * GROUP + 4 * j), v);
                     dot[r] = _mm256_add_epi32(dot[r], _mm256_madd_epi16(_mm256_maddubs_epi16(size, signed_a), ones));
                 }
             }
         }
-        __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(data + (size_t)groups * block + g * SCALE_BLOCK + 16 * h)));
-        for (int r = 0; r < R; r++)
-            sum[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r]),
-                                     _mm256_mul_ps(scale, _mm256_set1_ps(scales[(size_t)r * groups + g])), sum[r]);
+        __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)weight_scales));
+        for (int r = 0; r < R; r++) {
+            __m256i wide = form == BYTES ? dot[r] : _mm256_madd_epi16(dot[r], ones);
+            sum[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(wide), _mm256_mul_ps(scale, _mm256_set1_ps(scales[(size_t)r * groups + g])), sum[r]);
+        }
     }
     for (int r = 0; r < R; r++) _mm256_storeu_ps(out + (size_t)r * out_stride, sum[r]);
 }
 
 INLINE void quant_block(const int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
                         float *out, int out_stride, const int R, const int T) {
-    const size_t tile_bytes = (size_t)groups * ((bits == 4 ? Q4_BLOCK : Q8_BLOCK) + SCALE_BLOCK);
-    for (int t = 0; t < T; t++) {
-        quant_half(bits, data + t * tile_bytes, groups, a, scales, sums, out + t * TILE, out_stride, R, 0);
-        quant_half(bits, data + t * tile_bytes, groups, a, scales, sums, out + t * TILE + 8, out_stride, R, 1);
-    }
+    const size_t block = bits == 4 ? Q4_BLOCK : Q8_BLOCK, tile_bytes = groups * (block + SCALE_BLOCK);
+    for (int t = 0; t < T; t++, data += tile_bytes)
+        for (int h = 0; h < 2; h++)
+            quant_half(bits, data + 32 * h, block, data + groups * block + 16 * h, 0, groups, groups, a, scales, sums,
+                       out + t * TILE + 8 * h, out_stride, R);
 }
+
+/* One tile of nibbles with many rows. The same sums in the same order as in `quant_block`. */
+static void quant_unpacked(const uint8_t *data, int groups, int rows, const kw_activations *x, float *out, int out_stride) {
+    const __m256i low = _mm256_set1_epi8(15);
+    __m256i codes[8 * UNPACKED_GROUPS];
+    for (int h = 0; h < 2; h++, out += 8)
+        for (int first = 0; first < groups; first += UNPACKED_GROUPS) {
+            int last = first + UNPACKED_GROUPS < groups ? first + UNPACKED_GROUPS : groups;
+            for (int i = 0; i < 4 * (last - first); i++) {
+                __m256i both = _mm256_loadu_si256((const __m256i *)(data + (size_t)first * Q4_BLOCK + i * 64 + 32 * h));
+                codes[2 * i] = _mm256_and_si256(both, low);
+                codes[2 * i + 1] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+            }
+            const uint8_t *scales = data + (size_t)groups * Q4_BLOCK + first * SCALE_BLOCK + 16 * h;
+#define UNPACKED_CASE(n) \
+    case n: quant_half(UNPACKED, (const uint8_t *)codes, GROUP * 8, scales, first, last, groups, x->values + r * groups * GROUP, \
+                       x->scales + r * groups, x->sums + r * groups, out + r * out_stride, out_stride, n); break;
+            for (size_t r = 0; r < (size_t)rows; r += QUANT_ROWS)
+                switch (rows - r < QUANT_ROWS ? rows - r : QUANT_ROWS) {
+                    UNPACKED_CASE(1) UNPACKED_CASE(2) UNPACKED_CASE(3) UNPACKED_CASE(4)
+                }
+        }
+}
+#elif defined(__aarch64__)
+#include "neon.h"
 #else
 #define QUANT_ROWS 4
 INLINE void quant_block(const int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
@@ -299,7 +424,7 @@ INLINE void quant_block(const int bits, const uint8_t *data, int groups, const i
                 const uint16_t *w = (const uint16_t *)(data + t * tile_bytes + (size_t)groups * block + g * SCALE_BLOCK);
                 const int8_t *at = a + ((size_t)r * groups + g) * GROUP;
                 int32_t dot[TILE];
-                for (int o = 0; o < TILE; o++) dot[o] = bits == 4 ? -sums[(size_t)r * groups + g] : 0;
+                for (int o = 0; o < TILE; o++) dot[o] = bits == 4 ? sums[(size_t)r * groups + g] : 0;
                 if (bits == 4) {
                     for (int j = 0; j < 4; j++)
                         for (int o = 0; o < TILE; o++)

@@ -1,7 +1,7 @@
 """Finding or building the native library, and the functions in it.
 
 One shared library per instruction set, from the same source: "avx512" (with VNNI), "avx2", and "portable", which on
-Arm is NEON. A wheel carries them ready. In a checkout the first use compiles the one that this processor wants, with
+64-bit Arm is NEON, with dot products where the processor has them. A wheel carries them ready. In a checkout the first use compiles the one that this processor wants, with
 the C compiler that is there, into the user's cache; without a compiler `load` says so and the caller stays with torch.
 """
 
@@ -62,7 +62,7 @@ class Model(ctypes.Structure):
         *(
             (name, ctypes.c_int32)
             for name in (
-                *("num_layers", "width", "num_heads", "num_kv_heads", "head_dim", "ffn", "vocab", "kv_half"),
+                *("num_layers", "width", "num_heads", "num_kv_heads", "head_dim", "ffn", "vocab", "kv"),
             )
         ),
         ("epsilon", ctypes.c_float),
@@ -103,7 +103,7 @@ def load(target: str | None = None) -> ctypes.CDLL:
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     library.kw_slot_bytes.restype = library.kw_work_bytes.restype = ctypes.c_size_t
     library.kw_scratch_new.restype = pointer
-    library.kw_scratch_new.argtypes = [pointer, integer, integer]
+    library.kw_scratch_new.argtypes = [pointer, integer, integer, integer]
     library.kw_slot_bytes.argtypes = [pointer, integer]
     library.kw_work_bytes.argtypes = library.kw_scratch_free.argtypes = [pointer]
     library.kw_scratch_free.restype = library.kw_step.restype = library.kw_fork.restype = None
@@ -126,7 +126,7 @@ def compiled(target: str, compiler: Sequence[str] | None = None) -> Path:
     here = Path(__file__).parent
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kweek"
     try:
-        words = list(compiler or find_compiler())
+        words = list(compiler or find_compiler("native"))
         digest = hashlib.sha256(repr((words, FLAGS, FLAGS_OF_TARGET[target])).encode())
         for name in SOURCES:
             digest.update((here / name).read_bytes())

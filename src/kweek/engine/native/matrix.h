@@ -34,6 +34,13 @@ INLINE void quant_tiles(const kw_matrix *m, const int bits, int tile, int rows, 
     const float *scales = x->scales;
     const int32_t *sums = x->sums;
     out += tile * TILE;
+#ifdef UNPACKED_ROWS
+    if (bits == 4 && rows >= UNPACKED_ROWS) {
+        for (int t = 0; t < T; t++)
+            quant_unpacked(data + (size_t)t * groups * (Q4_BLOCK + SCALE_BLOCK), groups, rows, x, out + t * TILE, out_stride);
+        return;
+    }
+#endif
     while (rows > 0) {
         int now = rows < QUANT_ROWS ? rows : QUANT_ROWS;
         switch (now) { QUANT_CASE(1) QUANT_CASE(2) QUANT_CASE(3) QUANT_CASE(4) }
@@ -43,39 +50,40 @@ INLINE void quant_tiles(const kw_matrix *m, const int bits, int tile, int rows, 
     }
 }
 
-/* out[r][o] = sum over i of x[r][i] * m[o][i] + bias[o]. `out` has rows of `out_stride` >= whole tiles. */
-static void multiply(const kw_matrix *m, int rows, const float *x, int stride, const kw_activations *quantised, float *out,
-                     int out_stride) {
-    int tiles = tiles_of(m), t = 0;
+/* out[r][o] = sum over i of x[r][i] * m[o][i] + bias[o], for the outputs of tiles `t` to `last` - 1. `out` has rows of
+   `out_stride` >= whole tiles. */
+static void multiply(const kw_matrix *m, int t, int last, int rows, const float *x, int stride, const kw_activations *quantised,
+                     float *out, int out_stride) {
+    int first = t * TILE, end = last * TILE < m->num_out ? last * TILE : m->num_out;
     /* One row is a chain of additions: four tiles at once keep the units busy. */
     switch (m->type) {
     case KW_F32:
     case KW_F16: {
         int half = m->type == KW_F16;
-        if (rows == 1 && half) for (; t + 4 <= tiles; t += 4) float_tiles(m, 1, t, rows, x, stride, out, out_stride, 4);
-        if (rows == 1 && !half) for (; t + 4 <= tiles; t += 4) float_tiles(m, 0, t, rows, x, stride, out, out_stride, 4);
+        if (rows == 1 && half) for (; t + 4 <= last; t += 4) float_tiles(m, 1, t, rows, x, stride, out, out_stride, 4);
+        if (rows == 1 && !half) for (; t + 4 <= last; t += 4) float_tiles(m, 0, t, rows, x, stride, out, out_stride, 4);
         if (half) {
-            for (; t + FLOAT_TILES <= tiles; t += FLOAT_TILES) float_tiles(m, 1, t, rows, x, stride, out, out_stride, FLOAT_TILES);
-            for (; t < tiles; t++) float_tiles(m, 1, t, rows, x, stride, out, out_stride, 1);
+            for (; t + FLOAT_TILES <= last; t += FLOAT_TILES) float_tiles(m, 1, t, rows, x, stride, out, out_stride, FLOAT_TILES);
+            for (; t < last; t++) float_tiles(m, 1, t, rows, x, stride, out, out_stride, 1);
         } else {
-            for (; t + FLOAT_TILES <= tiles; t += FLOAT_TILES) float_tiles(m, 0, t, rows, x, stride, out, out_stride, FLOAT_TILES);
-            for (; t < tiles; t++) float_tiles(m, 0, t, rows, x, stride, out, out_stride, 1);
+            for (; t + FLOAT_TILES <= last; t += FLOAT_TILES) float_tiles(m, 0, t, rows, x, stride, out, out_stride, FLOAT_TILES);
+            for (; t < last; t++) float_tiles(m, 0, t, rows, x, stride, out, out_stride, 1);
         }
         break;
     }
     case KW_Q8:
-        if (rows == 1) for (; t + 4 <= tiles; t += 4) quant_tiles(m, 8, t, rows, quantised, out, out_stride, 4);
-        for (; t + 2 <= tiles; t += 2) quant_tiles(m, 8, t, rows, quantised, out, out_stride, 2);
-        for (; t < tiles; t++) quant_tiles(m, 8, t, rows, quantised, out, out_stride, 1);
+        if (rows == 1) for (; t + 4 <= last; t += 4) quant_tiles(m, 8, t, rows, quantised, out, out_stride, 4);
+        for (; t + 2 <= last; t += 2) quant_tiles(m, 8, t, rows, quantised, out, out_stride, 2);
+        for (; t < last; t++) quant_tiles(m, 8, t, rows, quantised, out, out_stride, 1);
         break;
     default:
-        if (rows == 1) for (; t + 4 <= tiles; t += 4) quant_tiles(m, 4, t, rows, quantised, out, out_stride, 4);
-        for (; t + 2 <= tiles; t += 2) quant_tiles(m, 4, t, rows, quantised, out, out_stride, 2);
-        for (; t < tiles; t++) quant_tiles(m, 4, t, rows, quantised, out, out_stride, 1);
+        if (rows == 1) for (; t + 4 <= last; t += 4) quant_tiles(m, 4, t, rows, quantised, out, out_stride, 4);
+        for (; t + 2 <= last; t += 2) quant_tiles(m, 4, t, rows, quantised, out, out_stride, 2);
+        for (; t < last; t++) quant_tiles(m, 4, t, rows, quantised, out, out_stride, 1);
     }
     if (m->bias)
         for (int r = 0; r < rows; r++)
-            for (int o = 0; o < m->num_out; o++) out[(size_t)r * out_stride + o] += m->bias[o];
+            for (int o = first; o < end; o++) out[(size_t)r * out_stride + o] += m->bias[o];
 }
 
 /* Row o of the matrix, as floats: an embedding read from where the head is. */

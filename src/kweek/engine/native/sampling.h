@@ -31,10 +31,8 @@ static int by_probability(const void *a, const void *b) {
 INLINE float largest_of(const float *x, int n) {
     vec best = splat(-INFINITY);
     int i = 0;
-    for (; i + WIDTH <= n; i += WIDTH) { vec v = load(x + i); best = choose_by(v > best, v, best); }
-    float lanes[WIDTH], result = -INFINITY;
-    store(lanes, best);
-    for (int j = 0; j < WIDTH; j++) result = lanes[j] > result ? lanes[j] : result;
+    for (; i + WIDTH <= n; i += WIDTH) best = larger_of(load(x + i), best);
+    float result = largest_lane(best)[0];
     for (; i < n; i++) result = x[i] > result ? x[i] : result;
     return result;
 }
@@ -158,9 +156,32 @@ static kw_choice choose(const kw_row *row, const float *logits, int vocab, float
     return choice;
 }
 
-/* Bytes that `kw_run` needs to choose with. */
+/* Bytes that each thread of `kw_run` needs to choose with: probabilities, candidates, changed logits. */
 size_t kw_work_bytes(const kw_model *m) {
-    return (size_t)padded(m->vocab) * 8 + (size_t)m->vocab * sizeof(kw_candidate) + 256;
+    return ((size_t)padded(m->vocab) * 8 + (size_t)m->vocab * sizeof(kw_candidate) + 256) / 64 * 64;
+}
+
+/* A call, and the choices that follow it. */
+typedef struct {
+    kw_call call;
+    kw_row *row;
+    const int32_t *who; /* the row that each of the call's wanted rows belongs to */
+    kw_choice *chosen;  /* by wanted row */
+    float *lse;
+    uint8_t *work;
+} kw_turn;
+
+static void step_and_choose(kw_team *team, int who, void *context) {
+    kw_turn *turn = context;
+    const kw_call *c = &turn->call;
+    int first, last;
+    step(team, who, &turn->call);
+    meet(team);
+    float *p = (float *)(turn->work + who * kw_work_bytes(c->model));
+    share(c->num_wanted, 1, who, team->size, &first, &last);
+    for (int i = first; i < last; i++)
+        turn->chosen[i] = choose(turn->row + turn->who[i], c->logits + (size_t)i * c->logits_stride, c->model->vocab, p,
+                                 (kw_candidate *)(p + padded(c->model->vocab)), turn->lse + i);
 }
 
 /* The log-probability of one token in each row of logits. */
@@ -179,8 +200,7 @@ void kw_logprobs(const kw_model *m, int rows, const float *logits, int stride, c
 int kw_run(const kw_model *m, kw_scratch *s, const kw_slot *cache, int rows, kw_row *row, int steps, int extra, const int32_t *tokens,
            const int32_t *slots, const int32_t *positions, kw_choice *choices, float *logits, int stride, float *lse, void *work) {
     int32_t token[1024], slot[1024], position[1024], wanted[1024] = {0}, who[1024];
-    float *p = work;
-    kw_candidate *found = (kw_candidate *)(p + padded(m->vocab));
+    kw_choice chosen[1024];
     int made = 0;
     if (rows + extra > s->max_rows || s->max_rows > 1024) return -1;
     for (int r = 0; r < rows; r++) row[r].produced = 0, row[r].done = row[r].remaining <= 0;
@@ -194,12 +214,13 @@ int kw_run(const kw_model *m, kw_scratch *s, const kw_slot *cache, int rows, kw_
             who[active] = r, wanted[active++] = n++;
         }
         if (!n) break;
-        kw_step(m, s, cache, n, token, slot, position, active, wanted, logits, stride);
+        kw_turn turn = {{m, s, cache, n, active, stride, token, slot, position, wanted, logits}, row, who, chosen, lse, work};
+        together(team_for(m, s, n), step_and_choose, &turn);
         made++;
         for (int i = 0; i < active; i++) {
             kw_row *now = row + who[i];
             kw_choice *choice = choices + (size_t)who[i] * steps + now->produced;
-            *choice = choose(now, logits + (size_t)i * stride, m->vocab, p, found, lse + i);
+            *choice = chosen[i];
             if (choice->token < 0) {
                 now->done = 2;
                 continue;

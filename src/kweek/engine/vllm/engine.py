@@ -13,8 +13,7 @@ from typing import Any
 
 from kweek.engine.batch import Told
 from kweek.engine.generation import check
-from kweek.engine.prompt_scores import PromptScores
-from kweek.engine.vllm.translate import Growing, likeliest, prompt_of, sampling_arguments
+from kweek.engine.vllm.translate import Growing, limit_of, prompt_of, sampling_arguments
 from kweek.errors import CheckpointError, KweekError
 from kweek.model.checkpoint import load_config
 from kweek.model.config import ModelConfig
@@ -84,20 +83,18 @@ class VllmEngine:
             KweekError: it can never be generated, or asks for what vLLM cannot do.
         """
         check(request, self.sizes)
-        return self._add(request, on_token, sampling_arguments(request, self.sizes))
-
-    def _add(
-        self, request: Request, on_token: Callable[[int, float], None] | None, arguments: dict[str, Any]
-    ) -> int:
+        arguments = sampling_arguments(request, self.sizes)
         self._tickets += 1
-        params = self._vllm.SamplingParams(**arguments, output_kind=self._kinds.DELTA)
-        self._engine.add_request(str(self._tickets), prompt_of(request), params)
-        self._growing[self._tickets] = Growing(request, on_token)
+        growing = Growing(request, limit_of(request, self.sizes), on_token)
+        if growing.reason is None:
+            params = self._vllm.SamplingParams(**arguments, output_kind=self._kinds.DELTA)
+            self._engine.add_request(str(self._tickets), prompt_of(request), params)
+        self._growing[self._tickets] = growing
         return self._tickets
 
     def cancel(self, ticket: int) -> None:
         """End a generation with what it has at the next step."""
-        if ticket in self._growing:
+        if ticket in self._growing and self._growing[ticket].reason is None:
             self._engine.abort_request([str(ticket)])
             self._cancelled.add(ticket)
 
@@ -137,38 +134,9 @@ class VllmEngine:
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Natural-log probability of every token given those before it; the first has 0.0."""
-        requests = [Request(ids, 1, prompt_logprobs=True) for ids in sequences if ids]
+        requests = [Request(ids, 0, prompt_logprobs=True) for ids in sequences if ids]
         found = iter(self.generate(requests))
         return [list(next(found).prompt_logprobs or ()) if ids else [] for ids in sequences]
-
-    def score_prompt(self, token_ids: Sequence[int], num_top: int) -> PromptScores:
-        """Log-probabilities of a prompt, their ranks, and the likeliest tokens at each place."""
-        scores = PromptScores([0.0], [0], [[]])
-        if len(token_ids) < 2:
-            return scores
-        request = Request(token_ids, 1)
-        arguments = sampling_arguments(request, self.sizes) | {"prompt_logprobs": num_top}
-        ticket = self._add(request, None, arguments)
-        kept = _Kept(request)
-        self._growing[ticket] = kept
-        while kept.reason is None:
-            self.step()
-        for token, entry in zip(token_ids[1:], kept.entries[1:], strict=True):
-            scores.logprobs.append(entry[token].logprob)
-            scores.ranks.append(entry[token].rank or 0)
-            scores.top.append(likeliest(entry, num_top))
-        return scores
-
-
-class _Kept(Growing):
-    """One whose prompt's entries are wanted as they are."""
-
-    entries: Any = ()
-
-    def take(self, output: Any) -> None:
-        if output.prompt_logprobs is not None:
-            self.entries = output.prompt_logprobs
-        super().take(output)
 
 
 def load() -> Any:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from kweek.engine.backend import Sizes
 from kweek.engine.choosing import GREEDY
 from kweek.engine.generation import affordable, decode_flop
+from kweek.engine.prompt_scores import PromptScores, Top
 from kweek.errors import KweekError
 from kweek.protocols import Completion, Request, StopReason
 
@@ -55,7 +56,6 @@ def refuse(request: Request) -> None:
         "interceptor": request.interceptor is not None and "it cannot be told to go on with other tokens",
         "temperature": (GREEDY <= temperature < COLDEST or temperature > HOTTEST)
         and f"it takes 0 and {COLDEST:g} to {HOTTEST:g}, not {temperature:g}",
-        "max_new_tokens": request.max_new_tokens < 1 and "it generates at least one token",
         "stop_texts": not all(map(_is_text, request.stop_texts)) and "they must be texts in UTF-8",
     }
     for name, why in wrong.items():
@@ -88,7 +88,9 @@ def sampling_arguments(request: Request, sizes: Sizes) -> dict[str, Any]:
         "top_k": request.top_k,
         "top_p": request.top_p,
         "min_p": request.min_p,
-        "max_tokens": limit_of(request, sizes),
+        "max_tokens": max(
+            1, limit_of(request, sizes)
+        ),  # one is made anyway, and dropped where none is wanted
         "ignore_eos": True,
         "stop_token_ids": sorted(request.stop_ids),
         "stop": [text.decode() for text in request.stop_texts],
@@ -103,15 +105,15 @@ def sampling_arguments(request: Request, sizes: Sizes) -> dict[str, Any]:
     if request.logit_bias:
         arguments["logit_bias"] = dict(request.logit_bias)
     if request.prompt_logprobs:
-        arguments["prompt_logprobs"] = 0
+        arguments["prompt_logprobs"] = request.num_prompt_top
     return arguments
 
 
 def limit_of(request: Request, sizes: Sizes) -> int:
-    """New tokens that length and budget allow, at least the one that vLLM makes anyway."""
+    """New tokens that length and budget allow; -1 where the prompt alone costs more."""
     if request.max_flop == math.inf:
         return request.max_new_tokens
-    return max(1, affordable(request, sizes))
+    return affordable(request, sizes)
 
 
 def prompt_of(request: Request) -> dict[str, Any]:
@@ -124,25 +126,37 @@ def prompt_of(request: Request) -> dict[str, Any]:
 
 @dataclass
 class Growing:
-    """A request that vLLM works on, and what has come of it so far."""
+    """A request that vLLM works on, and what has come of it so far; `limit` is that of `limit_of`."""
 
     request: Request
+    limit: int
     on_token: Callable[[int, float], None] | None = None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    top: list[list[tuple[int, float]]] = field(default_factory=list)
-    prompt_logprobs: list[float] | None = None
+    top: list[Top] = field(default_factory=list)
+    prompt_scores: PromptScores | None = None
     reason: StopReason | None = None
     stopped_by: bytes | int | None = None
     error: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.limit < 0 or (self.limit == 0 and not self.request.prompt_logprobs):
+            self.reason = self.reason_at_limit  # nothing for vLLM to do
+
+    @property
+    def reason_at_limit(self) -> StopReason:
+        """Why it ends when it has all its tokens."""
+        return "budget" if self.limit < self.request.max_new_tokens else "length"
+
     def take(self, output: RequestOutput) -> None:
         """Add what one step brought."""
-        if output.prompt_logprobs is not None and self.prompt_logprobs is None:
-            self.prompt_logprobs = prompt_logprobs(self.request.prompt_ids, output.prompt_logprobs)
+        request = self.request
+        if output.prompt_logprobs is not None and self.prompt_scores is None:
+            self.prompt_scores = scores_of(request.prompt_ids, output.prompt_logprobs, request.num_prompt_top)
         for part in output.outputs:
             for token, entry in zip(part.token_ids, part.logprobs or (), strict=True):
-                self._append(token, entry)
+                if self.limit > 0:
+                    self._append(token, entry)
             if part.finish_reason is not None:
                 self._end(part)
 
@@ -162,8 +176,8 @@ class Growing:
         if self.reason == "stop":
             found = part.stop_reason
             self.stopped_by = found.encode() if isinstance(found, str) else found
-        if self.reason == "length" and self.request.max_flop < math.inf:
-            self.reason = "budget" if len(self.token_ids) < self.request.max_new_tokens else "length"
+        if self.reason == "length" or self.limit == 0:
+            self.reason, self.stopped_by = self.reason_at_limit, None
 
     def completion(self, sizes: Sizes) -> Completion:
         """What came of it; call it once `reason` is set.
@@ -173,11 +187,25 @@ class Growing:
         """
         assert self.reason is not None
         num_prompt, num_new = len(self.request.prompt_ids), len(self.token_ids)
-        flop = num_prompt * sizes.num_flops_per_token(num_prompt) + decode_flop(sizes, num_prompt, num_new)
+        begun = self.limit >= 0 and bool(num_new or self.prompt_scores)
+        flop = num_prompt * sizes.num_flops_per_token(num_prompt) if begun else 0.0
+        flop += decode_flop(sizes, num_prompt, num_new)
+        scores = self.prompt_scores
         return Completion(
-            self.token_ids, [True] * num_new, self.logprobs, self.reason, num_prompt, flop, *self._processed(),
-            self.prompt_logprobs, self.top, self.stopped_by, self.error,
-        )  # fmt: skip
+            self.token_ids,
+            [True] * num_new,
+            self.logprobs,
+            self.reason,
+            num_prompt,
+            flop,
+            *self._processed(),
+            prompt_logprobs=None if scores is None else scores.logprobs,
+            prompt_ranks=[] if scores is None else scores.ranks,
+            prompt_top=[] if scores is None else scores.top,
+            top=self.top,
+            stopped_by=self.stopped_by,
+            error=self.error,
+        )
 
     def _processed(self) -> tuple[list[float], list[float]]:
         request = self.request
@@ -188,14 +216,20 @@ class Growing:
         return ([], []) if cut or request.temperature != 1 else (list(self.logprobs), whole)
 
 
-def likeliest(entry: Mapping[int, Logprob], count: int) -> list[tuple[int, float]]:
+def likeliest(entry: Mapping[int, Logprob], count: int) -> Top:
     """The best tokens of one place, best first; vLLM adds the chosen one where it is not among them."""
     ranked = sorted(entry.items(), key=lambda item: (item[1].rank or 0, item[0]))
     return [(token, found.logprob) for token, found in ranked[:count]]
 
 
-def prompt_logprobs(prompt_ids: Sequence[int], found: Sequence[Mapping[int, Logprob] | None]) -> list[float]:
-    """Natural logs of a prompt's tokens, the first 0.0."""
-    return [
-        0.0 if entry is None else entry[token].logprob for token, entry in zip(prompt_ids, found, strict=True)
-    ]
+def scores_of(
+    prompt_ids: Sequence[int], found: Sequence[Mapping[int, Logprob] | None], num_top: int
+) -> PromptScores:
+    """What vLLM says of a prompt; it has nothing at the first place."""
+    scores = PromptScores()
+    for token, entry in zip(prompt_ids[1:], found[1:], strict=True):
+        assert entry is not None
+        scores.logprobs.append(entry[token].logprob)
+        scores.ranks.append(entry[token].rank or 0)
+        scores.top.append(likeliest(entry, num_top))
+    return scores
