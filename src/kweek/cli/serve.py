@@ -39,6 +39,9 @@ def serve(
     max_active: Annotated[
         int, typer.Option(help="Generations queued and running at once; more are told to try again.", min=1)
     ] = _MAX_ACTIVE,
+    backend: Annotated[
+        str, typer.Option("--backend", help="What computes: auto, native, torch, llama.cpp or vllm.")
+    ] = "auto",
     weights: Annotated[
         _Weights,
         typer.Option(
@@ -49,7 +52,8 @@ def serve(
 ) -> None:
     """Serve a model with OpenAI's API until Ctrl-C: chats, text completions, log-probabilities, tokens.
 
-    Examples: kweek serve runs/laptop · kweek serve models/smollm2-135m --port 0 --json
+    Examples: kweek serve runs/laptop · kweek serve models/smollm2-135m --port 0 --json · kweek serve model.gguf
+    --backend llama.cpp
     """
     from kweek.errors import KweekError
 
@@ -64,7 +68,7 @@ def serve(
         ) from error
     listening = bind(host, port)  # before the model: an address that is taken is found at once
     try:
-        model, worker = _load(where, name, max_active, weights)
+        model, worker, said = _load(where, name, max_active, backend, weights)
         private = is_loopback(listening.getsockname()[0])
         if not private:
             print(
@@ -75,39 +79,35 @@ def serve(
         app = make_app(model, worker, loopback_only=private)
         address = url(listening)
         if as_json:
-            line = json.dumps({"url": address, "model": model.name, "max_model_len": model.max_positions})
+            line = json.dumps(
+                {"url": address, "model": model.name, "max_model_len": model.max_positions, "backend": said}
+            )
         else:
-            line = f"{model.name} at {address} (context {model.max_positions} tokens). Ctrl-C stops."
+            line = f"{model.name} at {address} (context {model.max_positions} tokens). {said} Ctrl-C stops."
         Listener(app, listening).run(lambda: print(line, flush=True))
     finally:
         listening.close()
 
 
-def _load(where: Path, name: str | None, max_active: int, weights: _Weights) -> tuple[ServedModel, Worker]:
-    """Network, tokenizer and engine of what is to be served."""
+def _load(
+    where: Path, name: str | None, max_active: int, backend: str, weights: _Weights
+) -> tuple[ServedModel, Worker, str]:
+    """What is to be served, the thread that computes it, and a line on what computes."""
     from kweek.cli.chat import find_model
     from kweek.engine.constraints import Vocabulary
-    from kweek.engine.engine import Engine
-    from kweek.model.checkpoint import load_model
-    from kweek.model.gguf import load_gguf
+    from kweek.engine.open import open_model
     from kweek.serve.model import ServedModel
     from kweek.serve.worker import Worker
     from kweek.system.calculator import Calculator
-    from kweek.tokenize.tokenizer import Tokenizer
 
-    if where.is_file():
-        network, tokenizer = load_gguf(where)
-    else:
-        folder, _ = find_model(where, None)
-        network, tokenizer = load_model(folder), Tokenizer.load(folder)
+    opened = open_model(where if where.is_file() else find_model(where, None)[0], backend, weights)
+    tokenizer = opened.tokenizer
     tool = Calculator(tokenizer) if {"<tool>", "<result>", "</result>"} <= set(tokenizer.special) else None
-    vocabulary = Vocabulary.of(tokenizer, network.config.vocab_size)
-    engine = Engine(network, token_bytes=vocabulary.tokens, weights=weights)
     model = ServedModel(
         name or where.resolve().name.removesuffix(".gguf"),
         tokenizer,
-        network.config.max_positions,
-        vocabulary,
+        opened.max_positions,
+        Vocabulary.of(tokenizer, opened.vocab_size),
         tool,
     )
-    return model, Worker(engine, max_active=max_active)
+    return model, Worker(opened.model, max_active=max_active), opened.said

@@ -1,0 +1,177 @@
+"""The one place where a model is opened for generation: which backend computes it, and what goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import torch
+
+from kweek.compute.hardware import detect
+from kweek.engine.engine import Engine
+from kweek.engine.native import library as native
+from kweek.engine.native.pack import WeightFormat
+from kweek.errors import CheckpointError, ConfigError, KweekError
+from kweek.model.checkpoint import load_model
+from kweek.model.gguf import load_gguf
+from kweek.model.gguf_file import GGUFFile
+from kweek.model.network import Network
+from kweek.protocols import Completion, Request
+from kweek.tokenize.tokenizer import Tokenizer
+
+BackendName = Literal["auto", "native", "torch", "llama.cpp", "vllm"]
+DEVICE_SLOTS = 256  # sequences at once on a GPU, where a step costs about the same for one and for many
+
+
+class SteppingModel(Protocol):
+    """A `LanguageModel` that is also driven step by step; see `kweek.engine.batch.BatchEngine`."""
+
+    @property
+    def num_active(self) -> int: ...
+
+    def generate(
+        self, requests: Sequence[Request], on_token: Callable[[int, int], None] | None = None
+    ) -> list[Completion]: ...
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]: ...
+
+    def submit(self, request: Request, on_token: Callable[[int, float], None] | None = None) -> int: ...
+
+    def cancel(self, ticket: int) -> None: ...
+
+    def step(self) -> list[tuple[int, Completion]]: ...
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model ready to generate.
+
+    Attributes:
+        model: generates and scores.
+        tokenizer: of the model, with its chat template.
+        max_positions: tokens that prompt and answer may take together.
+        vocab_size: V of the logits, at least the tokenizer's.
+        said: one line for people: what computes.
+    """
+
+    model: SteppingModel
+    tokenizer: Tokenizer
+    max_positions: int
+    vocab_size: int
+    said: str
+
+
+def open_model(where: Path, backend: str = "auto", weights: WeightFormat = "f32") -> Opened:
+    """Open a model folder or a GGUF file.
+
+    Args:
+        where: the folder or file.
+        backend: a `BackendName`. "auto" takes torch on a CUDA device where there is one, else the native library.
+        weights: how the native library holds them; see `Engine`. Naming a rounded format insists on that library.
+
+    Raises:
+        ConfigError: an unknown backend, or one that cannot read this kind of file.
+        CheckpointError: a broken model, or one of a layout that the backend does not have.
+        KweekError: the backend's package is not installed.
+    """
+    if backend not in get_args(BackendName):
+        known = ", ".join(get_args(BackendName))
+        raise ConfigError(f"there is no backend {backend!r}", where="--backend", fix=f"use one of {known}")
+    if weights != "f32":
+        if backend not in ("auto", "native"):
+            raise ConfigError(
+                f"{weights} weights are for the native library",
+                where="--weights",
+                fix=f"leave out --backend {backend}",
+            )
+        backend = "native"
+    if backend == "llama.cpp":
+        return _with_llama_cpp(where)
+    if backend == "vllm":
+        return _with_vllm(where)
+    if where.is_file():
+        network, tokenizer = _load_gguf(where)
+    else:
+        network, tokenizer = load_model(where), Tokenizer.load(where)
+    return _with_network(network, tokenizer, backend, weights)
+
+
+def _load_gguf(path: Path) -> tuple[Network, Tokenizer]:
+    try:
+        return load_gguf(path)
+    except CheckpointError as error:
+        with GGUFFile(path):  # raises again where the file itself is broken
+            raise CheckpointError(
+                error.what, where=error.where, fix="try --backend llama.cpp, which reads other layouts too"
+            ) from error
+
+
+def _with_network(network: Network, tokenizer: Tokenizer, backend: str, weights: WeightFormat) -> Opened:
+    config = network.config
+    tokens = [tokenizer.token_bytes(index) for index in range(tokenizer.vocab_size)]
+    tokens += [b""] * (config.vocab_size - len(tokens))
+    if backend != "native" and torch.cuda.is_available():
+        network.compute_dtype = torch.bfloat16  # what these devices multiply and fetch twice as fast as fp32
+        network.to("cuda", torch.bfloat16)
+        engine = Engine(network, token_bytes=tokens, num_slots=DEVICE_SLOTS, computing="torch")
+        said = f"Computed by torch in bf16 on {torch.cuda.get_device_name()}."
+    else:
+        computing, said = _on_the_cpu(backend)
+        engine = Engine(network, token_bytes=tokens, weights=weights, computing=computing)
+
+    return Opened(engine, tokenizer, config.max_positions, config.vocab_size, said)
+
+
+def _on_the_cpu(backend: str) -> tuple[Literal["native", "torch"], str]:
+    """The native library unless torch is asked for or it cannot be had."""
+    reason = ""
+    if backend != "torch":
+        try:
+            native.load()
+            return "native", f"Computed by Kweek's native library ({native.target_for(detect().features)})."
+        except KweekError as error:
+            if backend == "native":
+                raise
+            reason = f", several times slower than natively: {error.what}"
+    return "torch", f"Computed by torch on the CPU{reason}."
+
+
+def _with_llama_cpp(path: Path) -> Opened:
+    from kweek.engine.llama_cpp.engine import LlamaCppEngine
+    from kweek.engine.llama_cpp.library import VERSION
+    from kweek.engine.llama_cpp.tokenizer import LlamaTokenizer
+
+    if not path.is_file():
+        raise ConfigError(
+            "llama.cpp reads GGUF files, this is a folder",
+            where=str(path),
+            fix="write a GGUF file with kweek export",
+        )
+    engine = LlamaCppEngine(path)
+    try:
+        with GGUFFile(path) as file:
+            tokenizer, whose = Tokenizer.from_gguf(file.fields, name=str(path)), ""
+    except CheckpointError:
+        tokenizer, whose = LlamaTokenizer(engine.model), ", its tokenizer too"
+    sizes = engine.backend.config
+
+    said = f"Computed by llama.cpp (xllamacpp {VERSION}){whose}: {engine.model.description}."
+    return Opened(engine, tokenizer, sizes.max_positions, sizes.vocab_size, said)
+
+
+def _with_vllm(folder: Path) -> Opened:
+    from kweek.engine.vllm.engine import VllmEngine
+
+    if not folder.is_dir():
+        raise ConfigError(
+            "vLLM reads checkpoint folders, this is a file",
+            where=str(folder),
+            fix="use --backend llama.cpp for a GGUF file",
+        )
+    engine, tokenizer = VllmEngine(folder), Tokenizer.load(folder)
+    sizes = engine.sizes
+    said = f"Computed by vLLM {version('vllm')}."
+    return Opened(engine, tokenizer, sizes.max_positions, sizes.vocab_size, said)
