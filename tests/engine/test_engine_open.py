@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from kweek.cli.main import app
 from kweek.compress.export import export_gguf
+from kweek.compress.scales import nearest_codes, searched_scales
 from kweek.engine.native import library
 from kweek.engine.open import open_model
 from kweek.errors import ConfigError, KweekError
@@ -17,6 +19,7 @@ from kweek.model.checkpoint import save_model
 from kweek.model.config import ModelConfig
 from kweek.model.initial import initialise
 from kweek.model.network import Network
+from kweek.model.quantized import QuantizedTensor
 from kweek.protocols import Request
 from kweek.tokenize import bpe
 
@@ -80,8 +83,47 @@ def test_what_is_refused(folder, gguf):
         open_model(folder, "llama.cpp")
     with pytest.raises(ConfigError, match=r"this is a file.*--backend llama.cpp"):
         open_model(gguf, "vllm")
-    with pytest.raises(ConfigError, match="q8 weights are for the native library"):
-        open_model(folder, "torch", "q8")
+    for option, value in ((":weights", "q8"), (":kv", "f16"), (":threads", 2)):
+        name = option.removeprefix(":")
+        with pytest.raises(
+            ConfigError, match=f"--{name}: {value} is for the native library.*--backend torch"
+        ):
+            open_model(folder, "torch", **{name: value})
+
+
+def rounded(network, bits, but=()):
+    found = {}
+    for name, tensor in network.state_dict().items():
+        if tensor.ndim == 2 and name not in but:
+            scales = searched_scales(tensor, bits)
+            found[name] = QuantizedTensor.from_codes(nearest_codes(tensor, scales, bits), scales, bits)
+    return found
+
+
+@on_a_cpu
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_of_four_bits_keeps_them(folder, tmp_path, tied):
+    network = Network(ModelConfig(320, 64, 96, 2, 4, 2, head_dim=32, max_positions=256, tied_embeddings=tied))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 2:  # an untrained head answers every question alike
+                parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    said = {}
+    cases = {"3": (3, ()), "4": (4, ()), "8": (8, ()), "4 but one": (4, ("model.embed_tokens.weight",))}
+    for name, (bits, but) in cases.items():
+        shutil.copytree(
+            folder, tmp_path / name, ignore=shutil.ignore_patterns("model.safetensors", "config.json")
+        )
+        save_model(tmp_path / name, network, torch.float16, quantized_tensors=rounded(network, bits, but))
+        said[name] = open_model(tmp_path / name).said
+        export_gguf(tmp_path / name, tmp_path / f"{name}.gguf")
+        said[f"{name}, GGUF"] = open_model(tmp_path / f"{name}.gguf").said
+    four = {name for name, words in said.items() if "4-bit weights" in words}
+    assert four == {"3", "4", "3, GGUF", "4, GGUF"} and len(said) == 8
+    exact, kept = (
+        open_model(tmp_path / "4", weights=form).model.score([[1, 2, 3]])[0] for form in ("f32", "auto")
+    )
+    assert exact != kept and exact == pytest.approx(kept, abs=0.05), "activations in 8 bits"
 
 
 def test_chat_with_a_gguf_file_by_llama_cpp(gguf):

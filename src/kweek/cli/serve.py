@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 _HOST = "127.0.0.1"  # nobody but this machine, because there is no password
 _PORT = 8000  # where clients of local servers look first
-_Weights = Literal["f32", "f16", "q8", "q4"]
-_WEIGHTS: _Weights = "f32"  # the numbers of the checkpoint, whatever they are
+_Weights = Literal["auto", "f32", "f16", "q8", "q4"]
+_WEIGHTS: _Weights = "auto"  # the numbers of the checkpoint, whatever they are
+_Kv = Literal["f32", "f16", "q8"]
+_KV: _Kv = "f32"  # exact; f16 doubles and q8 quadruples what fits into memory
 _MAX_ACTIVE = 256  # two of the largest requests; more would only wait
 
 
@@ -45,9 +47,12 @@ def serve(
     weights: Annotated[
         _Weights,
         typer.Option(
-            help="How the engine holds the weights: f32 is exact, q8 and q4 are faster and smaller."
+            help="How the engine holds the weights: f32 is exact, q8 and q4 are faster and smaller; "
+            "auto is q4 for a 4-bit model, else f32."
         ),
     ] = _WEIGHTS,
+    kv: Annotated[_Kv, typer.Option(help="How it holds keys and values of the context.")] = _KV,
+    threads: Annotated[int, typer.Option(help="Threads of the native engine.", min=1, max=256)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print where it listens as JSON.")] = False,
 ) -> None:
     """Serve a model with OpenAI's API until Ctrl-C: chats, text completions, log-probabilities, tokens.
@@ -68,7 +73,7 @@ def serve(
         ) from error
     listening = bind(host, port)  # before the model: an address that is taken is found at once
     try:
-        model, worker, said = _load(where, name, max_active, backend, weights)
+        model, worker, said = _load(where, name, max_active, backend, weights, kv, threads)
         private = is_loopback(listening.getsockname()[0])
         if not private:
             print(
@@ -90,7 +95,7 @@ def serve(
 
 
 def _load(
-    where: Path, name: str | None, max_active: int, backend: str, weights: _Weights
+    where: Path, name: str | None, max_active: int, backend: str, weights: _Weights, kv: _Kv, threads: int
 ) -> tuple[ServedModel, Worker, str]:
     """What is to be served, the thread that computes it, and a line on what computes."""
     from kweek.cli.chat import find_model
@@ -100,7 +105,8 @@ def _load(
     from kweek.serve.worker import Worker
     from kweek.system.calculator import Calculator
 
-    opened = open_model(where if where.is_file() else find_model(where, None)[0], backend, weights)
+    path = where if where.is_file() else find_model(where, None)[0]
+    opened = open_model(path, backend, weights, kv, threads)
     tokenizer = opened.tokenizer
     tool = Calculator(tokenizer) if {"<tool>", "<result>", "</result>"} <= set(tokenizer.special) else None
     model = ServedModel(

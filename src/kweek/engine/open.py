@@ -13,16 +13,25 @@ import torch
 from kweek.compute.hardware import detect
 from kweek.engine.engine import Engine
 from kweek.engine.native import library as native
+from kweek.engine.native.decoder import KVFormat
 from kweek.engine.native.pack import WeightFormat
 from kweek.errors import CheckpointError, ConfigError, KweekError
-from kweek.model.checkpoint import load_model
+from kweek.model.checkpoint import CONFIG_FILE, load_model
 from kweek.model.gguf import load_gguf
 from kweek.model.gguf_file import GGUFFile
 from kweek.model.network import Network
 from kweek.protocols import Completion, Request
+from kweek.store.files import read_json
 from kweek.tokenize.tokenizer import Tokenizer
 
 BackendName = Literal["auto", "native", "torch", "llama.cpp", "vllm"]
+WeightsName = Literal["auto", "f32", "f16", "q8", "q4"]
+_SAID_OF: dict[WeightFormat, str] = {
+    "f32": "fp32",
+    "f16": "fp16 weights",
+    "q8": "8-bit weights",
+    "q4": "4-bit weights",
+}
 DEVICE_SLOTS = 256  # sequences at once on a GPU, where a step costs about the same for one and for many
 
 
@@ -64,13 +73,21 @@ class Opened:
     said: str
 
 
-def open_model(where: Path, backend: str = "auto", weights: WeightFormat = "f32") -> Opened:
+def open_model(
+    where: Path,
+    backend: str = "auto",
+    weights: WeightsName = "auto",
+    kv: KVFormat = "f32",
+    threads: int = 1,
+) -> Opened:
     """Open a model folder or a GGUF file.
 
     Args:
         where: the folder or file.
         backend: a `BackendName`. "auto" takes torch on a CUDA device where there is one, else the native library.
-        weights: how the native library holds them; see `Engine`. Naming a rounded format insists on that library.
+        weights: how the native library holds them; see `Engine`. "auto" is "q4" for a model whose weights have 4 bits
+            or fewer, which keeps its codes as they are, else "f32".
+        kv, threads: of the native library, too. Naming anything but the defaults insists on that library.
 
     Raises:
         ConfigError: an unknown backend, or one that cannot read this kind of file.
@@ -80,12 +97,17 @@ def open_model(where: Path, backend: str = "auto", weights: WeightFormat = "f32"
     if backend not in get_args(BackendName):
         known = ", ".join(get_args(BackendName))
         raise ConfigError(f"there is no backend {backend!r}", where="--backend", fix=f"use one of {known}")
-    if weights != "f32":
+    wished = {
+        "--weights": weights if weights not in ("auto", "f32") else None,
+        "--kv": kv if kv != "f32" else None,
+        "--threads": threads if threads > 1 else None,
+    }
+    for option, value in wished.items():
+        if value is None:
+            continue
         if backend not in ("auto", "native"):
             raise ConfigError(
-                f"{weights} weights are for the native library",
-                where="--weights",
-                fix=f"leave out --backend {backend}",
+                f"{value} is for the native library", where=option, fix=f"leave out --backend {backend}"
             )
         backend = "native"
     if backend == "llama.cpp":
@@ -96,7 +118,23 @@ def open_model(where: Path, backend: str = "auto", weights: WeightFormat = "f32"
         network, tokenizer = _load_gguf(where)
     else:
         network, tokenizer = load_model(where), Tokenizer.load(where)
-    return _with_network(network, tokenizer, backend, weights)
+    form: WeightFormat = weights if weights != "auto" else "q4" if has_four_bits(where) else "f32"
+    return _with_network(network, tokenizer, backend, form, kv, threads)
+
+
+def has_four_bits(where: Path) -> bool:
+    """Whether all matrices of a model are stored as codes of at most 4 bits with a scale for 32, as "q4" holds them."""
+    if where.is_file():
+        with GGUFFile(where) as file:
+            return {part.type_name for part in file.tensors.values() if len(part.shape) == 2} == {"Q4_0"}
+    config = read_json(where / CONFIG_FILE)
+    document = config.get("quantization_config")
+    # A tied head is the embedding, though readers of the format want it named among what is left alone.
+    if document is None or ("lm_head" in document["ignore"] and not config.get("tie_word_embeddings")):
+        return False
+    groups = document["config_groups"].values()
+    embedded = any(name.endswith("embed_tokens") for group in groups for name in group["targets"])
+    return embedded and all(group["weights"]["num_bits"] <= 4 for group in groups)
 
 
 def _load_gguf(path: Path) -> tuple[Network, Tokenizer]:
@@ -109,7 +147,9 @@ def _load_gguf(path: Path) -> tuple[Network, Tokenizer]:
             ) from error
 
 
-def _with_network(network: Network, tokenizer: Tokenizer, backend: str, weights: WeightFormat) -> Opened:
+def _with_network(
+    network: Network, tokenizer: Tokenizer, backend: str, weights: WeightFormat, kv: KVFormat, threads: int
+) -> Opened:
     config = network.config
     tokens = [tokenizer.token_bytes(index) for index in range(tokenizer.vocab_size)]
     tokens += [b""] * (config.vocab_size - len(tokens))
@@ -119,19 +159,22 @@ def _with_network(network: Network, tokenizer: Tokenizer, backend: str, weights:
         engine = Engine(network, token_bytes=tokens, num_slots=DEVICE_SLOTS, computing="torch")
         said = f"Computed by torch in bf16 on {torch.cuda.get_device_name()}."
     else:
-        computing, said = _on_the_cpu(backend)
-        engine = Engine(network, token_bytes=tokens, weights=weights, computing=computing)
+        computing, said = _on_the_cpu(backend, weights)
+        engine = Engine(
+            network, token_bytes=tokens, weights=weights, kv=kv, threads=threads, computing=computing
+        )
 
     return Opened(engine, tokenizer, config.max_positions, config.vocab_size, said)
 
 
-def _on_the_cpu(backend: str) -> tuple[Literal["native", "torch"], str]:
+def _on_the_cpu(backend: str, weights: WeightFormat) -> tuple[Literal["native", "torch"], str]:
     """The native library unless torch is asked for or it cannot be had."""
     reason = ""
     if backend != "torch":
         try:
             native.load()
-            return "native", f"Computed by Kweek's native library ({native.target_for(detect().features)})."
+            target = native.target_for(detect().features)
+            return "native", f"Computed by Kweek's native library ({target}, {_SAID_OF[weights]})."
         except KweekError as error:
             if backend == "native":
                 raise
