@@ -1,6 +1,7 @@
 """Puts the native library into the wheel, for every instruction set of the machine that the compiler is for.
 
-That is this machine, unless CC names a cross compiler: CC=aarch64-linux-gnu-gcc makes a wheel for 64-bit Arm. Without a C compiler the wheel is pure Python, and the library is compiled where it is used, or torch computes. An
+That is this machine, unless CC names a cross compiler: CC=aarch64-linux-gnu-gcc makes a wheel for 64-bit Arm.
+Without a C compiler the wheel is pure Python, and the library is compiled where it is used, or torch computes. An
 editable install compiles nothing: a checkout does so at first use, and again when its sources change.
 """
 

@@ -96,7 +96,10 @@ def _blind(
 
 
 def find_model(where: Path, stage: str | None, preferred: tuple[str, ...] = _PREFERRED) -> tuple[Path, bool]:
-    """The model folder meant, and whether one of our recipes grew it; of a run's stages the first of the preferred."""
+    """The model folder meant, and whether one of our recipes grew it; of a run's stages the first of the preferred.
+
+    A folder that Kweek made is compared with its manifest, content and all, so that no changed bit goes unnoticed.
+    """
     from kweek.errors import ConfigError
     from kweek.recipe.folder import RunFolder
     from kweek.recipe.registry import nearest
@@ -110,7 +113,7 @@ def find_model(where: Path, stage: str | None, preferred: tuple[str, ...] = _PRE
             raise ConfigError(
                 "--model is for run folders", where=str(where), fix="name the model folder itself"
             )
-        return where, False
+        return _unchanged(where), False
     done = {
         s["name"]: s["kind"]
         for s in read_json(run.summary_json)["stages"]
@@ -121,7 +124,7 @@ def find_model(where: Path, stage: str | None, preferred: tuple[str, ...] = _PRE
         for kind in preferred:
             found = [name for name in models if done[name] == kind]
             if found:
-                return run.artifact(found[0]), True
+                return _unchanged(run.artifact(found[0])), True
         raise ConfigError(
             "this run has no finished model yet", where=str(where), fix=f"kweek run --out {where}"
         )
@@ -129,7 +132,20 @@ def find_model(where: Path, stage: str | None, preferred: tuple[str, ...] = _PRE
         raise ConfigError(
             f"no finished model {stage!r} in this run", where=str(where), fix=nearest(stage, models)
         )
-    return run.artifact(stage), True
+    return _unchanged(run.artifact(stage)), True
+
+
+def _unchanged(folder: Path) -> Path:
+    from kweek.errors import CheckpointError, StoreError
+    from kweek.store.artifact import MANIFEST, Artifact
+
+    if (folder / MANIFEST).exists():
+        try:
+            Artifact.open(folder, verify="hash")
+        except StoreError as error:
+            fix = f"make or fetch the model again, or remove {MANIFEST} if you changed it on purpose"
+            raise CheckpointError(error.what, where=error.where, fix=fix) from None
+    return folder
 
 
 def _open(

@@ -217,8 +217,9 @@ def distil(
     should_stop: ShouldStop = never,
 ) -> Trained:
     """Train the pupil, in place, to predict what the teacher predicts. See `kweek.train.trainer.fit` for the rest."""
-    scale = (_RATES_WIDTH / pupil.config.hidden_size) * (schedule.tokens_per_step / _RATES_TOKENS) ** 0.5
-    optimiser = SplitOptimiser(pupil, LearningRates().scaled(schedule.rate * scale))
+    by_width = schedule.rate * _RATES_WIDTH / pupil.config.hidden_size
+    by_batch = (schedule.tokens_per_step / _RATES_TOKENS) ** 0.5  # of all but the embedding, as in pretraining
+    optimiser = SplitOptimiser(pupil, LearningRates().scaled(by_width * by_batch, embedding=by_width))
     trainer = Distiller(pupil, teacher, optimiser, text_share=schedule.text_share, masks=masks)
     lengths = [schedule.row_length] * schedule.num_steps
     mix = PackedMix(sources, lengths, schedule.tokens_per_step, schedule.seed, eos_id)

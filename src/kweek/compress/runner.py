@@ -62,7 +62,8 @@ def write_runner(out: ArtifactWriter, folder: Path, runner: Runner, kind: Kind) 
         out: where to.
         folder: a checkpoint folder with its tokenizer.
         runner: the machine that will run it.
-        kind: of the matrices; "stored" keeps codes of up to 4 bits as they are and gives all else 8 bits.
+        kind: of the matrices; "stored" keeps codes of up to 4 bits as they are and gives all else 8 bits, which is
+            also what "q4_0" does with embedding and head.
 
     Raises:
         KweekError: there is no compiler for that machine, or it failed.
@@ -127,8 +128,11 @@ def write_weights(stream: BinaryIO, network: Network, tokenizer: Tokenizer, kind
 def _network_sections(network: Network, positions: int, kind: Kind) -> Iterable[Section]:
     """Everything that the network computes with, in the order of weights.h."""
     config = network.config
-    yield _matrix(network.model.embed_tokens.weight, kind)
-    yield _NONE if config.tied_embeddings else _matrix(network.head_weight, kind)
+    outer: Kind = (
+        "stored" if kind == "q4_0" else kind
+    )  # as in GGUF: 8 bits unless they are codes of 4 already
+    yield _matrix(network.model.embed_tokens.weight, outer)
+    yield _NONE if config.tied_embeddings else _matrix(network.head_weight, outer)
     yield _vector(network.model.norm.weight)
     yield from _rotations(config, positions)
     for block in cast(list[Block], list(network.model.layers)):

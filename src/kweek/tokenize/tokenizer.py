@@ -95,7 +95,14 @@ class Tokenizer:
         config = _read_object(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
         template: str | None
         if (folder / TEMPLATE_FILE).is_file():
-            template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+            try:
+                template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise CheckpointError(
+                    f"the chat template cannot be read ({error})",
+                    where=str(folder / TEMPLATE_FILE),
+                    fix="fetch or make the model again",
+                ) from None
         else:
             with _describing_a_tokenizer(str(folder / CONFIG_FILE)):
                 template = _template_of(config)

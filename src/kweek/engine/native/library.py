@@ -1,8 +1,9 @@
 """Finding or building the native library, and the functions in it.
 
 One shared library per instruction set, from the same source: "avx512" (with VNNI), "avx2", and "portable", which on
-64-bit Arm is NEON, with dot products where the processor has them. A wheel carries them ready. In a checkout the first use compiles the one that this processor wants, with
-the C compiler that is there, into the user's cache; without a compiler `load` says so and the caller stays with torch.
+64-bit Arm is NEON, with dot products where the processor has them. A wheel carries them ready. In a checkout the
+first use compiles the one that this processor wants, with the C compiler that is there, into the user's cache;
+without a compiler `load` says so and the caller stays with torch.
 """
 
 from __future__ import annotations

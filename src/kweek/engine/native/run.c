@@ -9,18 +9,20 @@
 enum { CHUNK = 32 }; /* tokens of a prompt in one call */
 
 typedef struct {
-    int count, as_ids;
+    int count, as_ids, only_encode;
     float temperature;
     uint64_t seed;
 } options;
 
 static const char *const USAGE =
-    "usage: run [-n COUNT] [-t TEMPERATURE] [-s SEED] [-i] WEIGHTS [TEXT ...]\n"
+    "usage: run [-n COUNT] [-t TEMPERATURE] [-s SEED] [-i | -e] WEIGHTS [TEXT ...]\n"
     "  Answers the text, or every line of the standard input, each as a question of its own.\n"
     "  -n  tokens at most (256)\n"
     "  -t  temperature (0: always the likeliest token)\n"
     "  -s  seed of what is drawn (0)\n"
-    "  -i  TEXT is token ids; each token of the answer is a line: its id and its log-probability\n";
+    "  -i  TEXT is token ids; each token of the answer is a line: its id, its log-probability, and by how much its\n"
+    "      logit leads that of the likeliest other one\n"
+    "  -e  show the token ids of the text as the model would get them, and stop\n";
 
 static double seconds(void) {
     struct timespec now;
@@ -53,9 +55,15 @@ static int is_stop(const vocabulary *v, int32_t token) {
     return 0;
 }
 
-static void show(const weights *w, const options *o, const kw_choice *choice) {
+static float lead_of(const float *logits, int vocab, int token) {
+    float most = -INFINITY;
+    for (int i = 0; i < vocab; i++) most = i != token && logits[i] > most ? logits[i] : most;
+    return logits[token] - most;
+}
+
+static void show(const weights *w, const options *o, const kw_choice *choice, const float *logits) {
     uint32_t begin = choice->token ? w->text.ends[choice->token - 1] : 0;
-    if (o->as_ids) printf("%d %.6f\n", choice->token, choice->logprob);
+    if (o->as_ids) printf("%d %.6f %.6f\n", choice->token, choice->logprob, lead_of(logits, w->about->vocab, choice->token));
     else fwrite(w->text.bytes + begin, 1, w->text.ends[choice->token] - begin, stdout);
     fflush(stdout);
 }
@@ -101,7 +109,7 @@ static void answer(const weights *w, const options *o, const id_list *prompt) {
         if (row.done == 2) refuse("the model's logits are not numbers");
         made++;
         if (is_stop(&w->text, choice.token)) break;
-        show(w, o, &choice);
+        show(w, o, &choice, logits);
     }
     double ended = seconds();
     if (!o->as_ids) putchar('\n');
@@ -114,7 +122,9 @@ static void answer_text(const weights *w, const options *o, const char *text) {
     id_list prompt = {NULL, 0, 0};
     if (!w->about->split) refuse("this model's tokenizer is one that only Kweek reads; give token ids with -i");
     encode_question(&w->text, w->about->split, (const uint8_t *)text, strlen(text), &prompt);
-    answer(w, o, &prompt);
+    if (o->only_encode)
+        for (size_t i = 0; i < prompt.count; i++) printf("%d%c", prompt.ids[i], i + 1 < prompt.count ? ' ' : '\n');
+    else answer(w, o, &prompt);
     free(prompt.ids);
 }
 
@@ -147,10 +157,10 @@ static void answer_lines(const weights *w, const options *o) {
 }
 
 int main(int argc, char **argv) {
-    options o = {256, 0, 0.0f, 0};
+    options o = {256, 0, 0, 0.0f, 0};
     int flag;
     char *end;
-    while ((flag = getopt(argc, argv, "n:t:s:ih")) >= 0)
+    while ((flag = getopt(argc, argv, "n:t:s:ieh")) >= 0)
         switch (flag) {
         case 'n': o.count = (int)number(optarg, 1, MOST); break;
         case 't':
@@ -159,6 +169,7 @@ int main(int argc, char **argv) {
             break;
         case 's': o.seed = (uint64_t)number(optarg, 0, INT64_MAX); break;
         case 'i': o.as_ids = 1; break;
+        case 'e': o.only_encode = 1; break;
         default: fputs(USAGE, flag == 'h' ? stdout : stderr); return flag == 'h' ? 0 : 2;
         }
     if (optind >= argc) { fputs(USAGE, stderr); return 2; }
