@@ -31,8 +31,16 @@ def _norm(x: Array, weight: Array, epsilon: float) -> Array:
 
 @njit(fastmath=True)  # type: ignore[untyped-decorator]
 def _attend(
-    qkv: Array, q_norm: Array, k_norm: Array, cosine: Array, sine: Array, keys: Array, values: Array, at: int,
-    heads: int, epsilon: float,
+    qkv: Array,
+    q_norm: Array,
+    k_norm: Array,
+    cosine: Array,
+    sine: Array,
+    keys: Array,
+    values: Array,
+    at: int,
+    heads: int,
+    epsilon: float,
 ) -> Array:
     batch, kv_heads, head_dim = keys.shape[0], keys.shape[1], keys.shape[3]
     half, group = head_dim // 2, heads // kv_heads
@@ -65,14 +73,33 @@ def _attend(
 
 @njit(fastmath=True)  # type: ignore[untyped-decorator]
 def _step(
-    tokens: Array, at: int, embedding: Array, head: Array, final: Array, layers: Any, cosine: Array, sine: Array,
-    keys: Array, values: Array, heads: int, epsilon: float,
+    tokens: Array,
+    at: int,
+    embedding: Array,
+    head: Array,
+    final: Array,
+    layers: Any,
+    cosine: Array,
+    sine: Array,
+    keys: Array,
+    values: Array,
+    heads: int,
+    epsilon: float,
 ) -> Array:
     x = embedding[tokens]
     for index in range(len(layers)):
         qkv, out, gate_up, down, norm1, norm2, q_norm, k_norm = layers[index]
         mixed = _attend(
-            np.dot(_norm(x, norm1, epsilon), qkv), q_norm, k_norm, cosine, sine, keys[index], values[index], at, heads, epsilon
+            np.dot(_norm(x, norm1, epsilon), qkv),
+            q_norm,
+            k_norm,
+            cosine,
+            sine,
+            keys[index],
+            values[index],
+            at,
+            heads,
+            epsilon,
         )
         x = x + np.dot(mixed, out)
         both = np.dot(_norm(x, norm2, epsilon), gate_up)
@@ -100,7 +127,8 @@ class NumbaStep:
             a, m = block.self_attn, block.mlp
             self._layers.append(
                 (
-                    matrix(a.qkv_proj.weight), matrix(a.o_proj.weight), matrix(m.gate_up_proj.weight), matrix(m.down_proj.weight),
+                    matrix(a.qkv_proj.weight), matrix(a.o_proj.weight),
+                    matrix(m.gate_up_proj.weight), matrix(m.down_proj.weight),
                     vector(block.input_layernorm.weight), vector(block.post_attention_layernorm.weight),
                     vector(a.q_norm.weight), vector(a.k_norm.weight),
                 )
