@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from harness import evidence, kweek
 from llama_api import LlamaCpp
-from shapes import SHAPES, folder, network
+from shapes import SHAPES, folder
 
 from kweek.compress.export import export_gguf
 from kweek.compute.hardware import detect, measure_peak
@@ -163,7 +163,7 @@ def run(quick: bool) -> dict[str, Any]:
 def shares(
     found: dict[str, Any], parameters: dict[str, int], bytes_per_second: float, flop_per_second: float
 ) -> dict[str, dict[str, float]]:
-    """Of one thread, best instruction set: weights read over the memory limit at batch 1, FLOP over the fp32 limit at 64."""
+    """One thread, best instruction set: weights read over the memory limit at batch 1, FLOP over that of fp32 at 64."""
     bytes_of = {"q4": 4.5 / 8, "q8": 8.5 / 8, "f16": 2.0}
     result: dict[str, dict[str, float]] = {}
     for size, cases in found.items():
