@@ -118,6 +118,15 @@ def load(target: str | None = None) -> ctypes.CDLL:
     return library
 
 
+def available() -> bool:
+    """Whether this machine generates with the library; else torch does, several times slower."""
+    try:
+        load()
+    except KweekError:
+        return False
+    return True
+
+
 def compiled(target: str, compiler: Sequence[str] | None = None) -> Path:
     """The library for an instruction set, compiled into the user's cache unless it is there; returns its path.
 
