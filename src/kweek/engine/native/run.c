@@ -9,17 +9,18 @@
 enum { CHUNK = 32 }; /* tokens of a prompt in one call */
 
 typedef struct {
-    int count, as_ids, only_encode;
+    int count, threads, as_ids, only_encode;
     float temperature;
     uint64_t seed;
 } options;
 
 static const char *const USAGE =
-    "usage: run [-n COUNT] [-t TEMPERATURE] [-s SEED] [-i | -e] WEIGHTS [TEXT ...]\n"
+    "usage: run [-n COUNT] [-t TEMPERATURE] [-s SEED] [-j THREADS] [-i | -e] WEIGHTS [TEXT ...]\n"
     "  Answers the text, or every line of the standard input, each as a question of its own.\n"
     "  -n  tokens at most (256)\n"
     "  -t  temperature (0: always the likeliest token)\n"
     "  -s  seed of what is drawn (0)\n"
+    "  -j  threads (1); any number of them gives the same answer\n"
     "  -i  TEXT is token ids; each token of the answer is a line: its id, its log-probability, and by how much its\n"
     "      logit leads that of the likeliest other one\n"
     "  -e  show the token ids of the text as the model would get them, and stop\n";
@@ -87,7 +88,7 @@ static void answer(const weights *w, const options *o, const id_list *prompt) {
     }
     int most = o->count < room ? o->count : room, made = 0;
     kw_slot slot = new_slot(m, length + most);
-    kw_scratch *scratch = kw_scratch_new(m, CHUNK, slot.capacity, 1);
+    kw_scratch *scratch = kw_scratch_new(m, CHUNK, slot.capacity, o->threads);
     float *logits = aligned(4 * (size_t)stride), lse;
     void *work = aligned(kw_work_bytes(m));
     if (!scratch || !logits || !work) refuse("no memory");
@@ -157,10 +158,10 @@ static void answer_lines(const weights *w, const options *o) {
 }
 
 int main(int argc, char **argv) {
-    options o = {256, 0, 0, 0.0f, 0};
+    options o = {256, 1, 0, 0, 0.0f, 0};
     int flag;
     char *end;
-    while ((flag = getopt(argc, argv, "n:t:s:ieh")) >= 0)
+    while ((flag = getopt(argc, argv, "n:t:s:j:ieh")) >= 0)
         switch (flag) {
         case 'n': o.count = (int)number(optarg, 1, MOST); break;
         case 't':
@@ -168,6 +169,7 @@ int main(int argc, char **argv) {
             if (*end || !(o.temperature >= 0.0f)) refuse("-t takes a number from 0 on");
             break;
         case 's': o.seed = (uint64_t)number(optarg, 0, INT64_MAX); break;
+        case 'j': o.threads = (int)number(optarg, 1, 256); break;
         case 'i': o.as_ids = 1; break;
         case 'e': o.only_encode = 1; break;
         default: fputs(USAGE, flag == 'h' ? stdout : stderr); return flag == 'h' ? 0 : 2;
