@@ -3,7 +3,8 @@
     python evidence/run.py [NAME ...] [--quick]
 
 NAME is AREA/NAME or AREA; all scripts when none is given. Results go to evidence/results/AREA/NAME.json and from
-there into docs/evidence.md. A quick result never replaces a full one: it is shown and forgotten. The exit status
+there into docs/evidence.md. A quick result never replaces a full one, nor one that waits for other
+hardware a measured one: it is shown and forgotten. The exit status
 is 1 when a script broke down before it had a result; a claim that failed is a result.
 """
 
@@ -68,6 +69,8 @@ def keep(result: dict[str, Any]) -> bool:
         before = read_json(path)
         if result.get("quick") and not before.get("quick"):
             return False
+        if result.get("waits") and not before.get("waits"):
+            return False
         result["claim"] = result["claim"] or before.get("claim")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, result)
@@ -88,8 +91,9 @@ def main() -> int:
         print(f"{name_of(script)} ...", flush=True)
         result = measure(script, quick)
         broken += "error" in result
-        stored = "" if keep(result) else " (quick: the full result stays)"
-        print(f"{name_of(script)}: {result.get('error') or ('pass' if result['pass'] else 'FAIL')}{stored}")
+        stored = "" if keep(result) else " (the result before stays)"
+        verdict = "pass" if result["pass"] else f"waits {result['waits']}" if result.get("waits") else "FAIL"
+        print(f"{name_of(script)}: {result.get('error') or verdict}{stored}")
     results = [read_json(path) for path in sorted(RESULTS.glob("*/*.json"))]
     TABLE.parent.mkdir(exist_ok=True)
     write_text(TABLE, render(results))

@@ -44,6 +44,8 @@ def _comparison(result: dict[str, Any]) -> str:
 
 def _row(result: dict[str, Any]) -> str:
     verdict = "pass" if result["pass"] else "**FAIL**"
+    if result.get("waits"):  # not measured, so neither true nor false
+        verdict = f"waits {_value(result['waits'])}"
     if result.get("error"):
         verdict += f" ({_value(result['error'])})"
     if result.get("quick"):
@@ -67,7 +69,9 @@ def render(results: Iterable[dict[str, Any]]) -> str:
     """Markdown with one table per area, and how many claims hold."""
     ordered = sorted(results, key=lambda result: result["name"])
     holds = sum(result["pass"] for result in ordered)
-    parts = [_HEAD, f"{holds} of {len(ordered)} claims hold.\n"]
+    waiting = sum(bool(result.get("waits")) for result in ordered)
+    waits = f" {waiting} more could not be measured here and wait." if waiting else ""
+    parts = [_HEAD, f"{holds} of {len(ordered) - waiting} claims hold.{waits}\n"]
     for area, rows in groupby(ordered, key=lambda result: result["name"].partition("/")[0]):
         group = list(rows)
         parts.append(f"## {area}\n")

@@ -1,4 +1,4 @@
-"""Tokens per second of decoding against llama.cpp, eager torch and transformers, from 1M to 100M parameters.
+"""Tokens per second of decoding against llama.cpp, eager torch and numba, from 1M to 135M parameters.
 
 Every sequence has a prompt of 32 tokens, then 64 are decoded (24 from 100M on); rounds are interleaved and the median
 taken. llama.cpp (prebuilt, flash attention on, a cache per sequence) gets fixed tokens and never samples; Kweek chooses
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from harness import evidence, kweek
 from llama_api import LlamaCpp
-from shapes import SHAPES, folder, network
+from shapes import SHAPES, folder
 
 from kweek.compress.export import export_gguf
 from kweek.compute.hardware import detect, measure_peak
@@ -29,6 +29,11 @@ from kweek.engine.native.library import target_for
 from kweek.engine.native.rows import ROW
 from kweek.model.checkpoint import load_model
 from kweek.model.network import Network
+
+try:
+    from numba_step import NumbaStep
+except ImportError:  # numba is nobody's dependency: the column is left out without it
+    NumbaStep = None  # type: ignore[assignment,misc]
 
 PROMPT = 32
 PAIRS = {"q4": "q4_0", "q8": "q8_0", "f16": "f16"}
@@ -92,6 +97,10 @@ def one_size(name: str, model: Path, threads: int, rounds: int, out: Path) -> di
             }
             if form == "q4" and threads == 1 and name in ("1M", "10M"):
                 runs["torch"] = partial(eager, net, batch, steps)
+                if NumbaStep is not None:
+                    runs["numba"] = partial(
+                        NumbaStep(net, batch, PROMPT + steps).tokens_per_second, PROMPT, steps
+                    )
             speeds: dict[str, list[float]] = {engine: [] for engine in runs}
             for _ in range(rounds):
                 for engine, run in runs.items():
@@ -115,6 +124,9 @@ def run(quick: bool) -> dict[str, Any]:
         for threads in (1,) if quick else (1, 2):
             for name, model in models.items():
                 found[f"{name}, {threads} threads"] = one_size(name, model, threads, 3 if quick else 5, out)
+        parameters = {
+            name: load_model(model).config.num_parameters()["total"] for name, model in models.items()
+        }
     ratios = {
         (size, case): speeds["avx2"] / speeds["llama.cpp"]
         for size, cases in found.items()
@@ -138,11 +150,39 @@ def run(quick: bool) -> dict[str, Any]:
                 "fp32_flop_per_second": peak.fp32_flop_per_second,
                 "memory_bytes_per_second": peak.memory_bytes_per_second,
             },
-            "parameters": {name: network(name).config.num_parameters()["total"] for name in sizes},
+            "shares_of_limits": shares(
+                found, parameters, peak.memory_bytes_per_second, peak.fp32_flop_per_second
+            ),
+            "parameters": parameters,
             "interval": "smallest and largest ratio in 4 bits",
         },
         "passed": won,
     }
+
+
+def shares(
+    found: dict[str, Any], parameters: dict[str, int], bytes_per_second: float, flop_per_second: float
+) -> dict[str, dict[str, float]]:
+    """One thread, best instruction set: weights read over the memory limit at batch 1, FLOP over that of fp32 at 64."""
+    bytes_of = {"q4": 4.5 / 8, "q8": 8.5 / 8, "f16": 2.0}
+    result: dict[str, dict[str, float]] = {}
+    for size, cases in found.items():
+        name, _, threads = size.partition(", ")
+        if threads == "1 threads":
+            best = {
+                case: max(v for k, v in row.items() if k.startswith("avx")) for case, row in cases.items()
+            }
+            result[name] = {
+                **{
+                    f"memory, {f}": best[f"{f} x1"] * parameters[name] * b / bytes_per_second
+                    for f, b in bytes_of.items()
+                },
+                **{
+                    f"fp32 arithmetic, {f}": best[f"{f} x64"] * parameters[name] * 2 / flop_per_second
+                    for f in bytes_of
+                },
+            }
+    return result
 
 
 def wanted(size: str, case: str) -> float:

@@ -88,6 +88,17 @@ def test_table_and_json(model: Path, tmp_path: Path) -> None:
     assert load_model(shown["path"]).config.intermediate_size == 64
 
 
+def test_the_weight_of_the_text_reaches_the_distillation(model: Path, tmp_path: Path) -> None:
+    words = ("prune", model, "--distil", "2k", "--text", model.parent / "text", "--json", "--text-share")
+    spent = {
+        share: sum(
+            json.loads(kweek(*words, share, "--out", tmp_path / share))["ledger"]["flop"]["distil"].values()
+        )
+        for share in ("0.9", "1")
+    }
+    assert spent["1"] < 0.8 * spent["0.9"], "without the teacher's reading a step costs three quarters"
+
+
 def test_a_killed_distillation_goes_on(model: Path, tmp_path: Path) -> None:
     words = ["prune", model, "--ffn", "0.5", "--distil", "40k", "--text", model.parent / "text"]
     command = [sys.executable, "-m", "kweek", *map(str, words), "--out"]
@@ -119,6 +130,8 @@ def test_a_killed_distillation_goes_on(model: Path, tmp_path: Path) -> None:
         (["--kv-heads", "3"], "3 cannot be kept of 2"),
         (["--layers", "0"], "0 cannot be kept of 2"),
         (["--ffn", "0.5", "--distil", "lots"], "'lots' is not a number of tokens"),
+        (["--ffn", "0.5", "--distil", "2k", "--text-share", "2"], "2 is not a share"),
+        (["--ffn", "0.5", "--text-share", "1"], "nothing is to be distilled"),
         (["--ffn", "0.5", "--text", "nowhere"], "no such folder"),
         (["--ffn", "0.5", "--teacher", "nowhere"], "nothing to distil"),
     ],

@@ -16,6 +16,7 @@ from kweek.data.packing import Source
 from kweek.errors import ConfigError, Interrupted
 from kweek.tokenize import bpe
 from kweek.train.optimiser import LearningRates, SplitOptimiser
+from kweek.train.trainer import Trainer
 
 
 def plain(hidden, weight, wanted, wanted_weight, targets, weights, text_share):
@@ -93,6 +94,30 @@ def test_flop_include_the_teachers_reading():
     reading = 80 * teacher.config.num_flops_per_token(20)
     updating = distiller.optimiser.num_flops_per_step()
     assert result.flop == pytest.approx(training + reading + updating)
+
+
+def test_where_the_text_alone_counts_the_teacher_is_not_read():
+    teacher, pupil = make_network(num_layers=3), make_network()
+    batch = collate([[segment(ids)] for ids in sample(teacher, 4, 21)])
+    plain = Trainer(copy.deepcopy(pupil), SplitOptimiser(pupil, LearningRates()))
+    wanted, wanted_nll = plain.loss(batch)
+    distiller = Distiller(pupil, teacher, SplitOptimiser(pupil, LearningRates()), text_share=1.0)
+    readings = []
+    teacher.register_forward_hook(lambda *_: readings.append(1))
+    loss, nll = distiller.loss(batch)
+    assert torch.equal(loss, wanted) and torch.equal(nll, wanted_nll)
+    result = distiller.step([batch], 1.0)
+    training = 80 * pupil.config.num_flops_per_token(20, backward=True)
+    assert result.flop == pytest.approx(training + distiller.optimiser.num_flops_per_step())
+    assert not readings
+    Distiller(pupil, teacher, SplitOptimiser(pupil, LearningRates()), text_share=0.9).loss(batch)
+    assert readings
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_a_share_of_the_loss_is_one(share):
+    with pytest.raises(ConfigError, match=f"{share:g} is not a share"):
+        Schedule(1000, text_share=share)
 
 
 def test_zeros_stay_zero_and_the_rest_moves():

@@ -9,7 +9,7 @@ import torch
 
 from kweek.compute.hardware import detect
 from kweek.engine.backend import Fed
-from kweek.engine.eager import choose
+from kweek.engine.choosing import choose
 from kweek.engine.native import build, library
 from kweek.engine.native.decoder import NativeBackend
 from kweek.engine.native.pack import eight_bits, four_bits

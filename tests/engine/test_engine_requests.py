@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kweek.engine import engine as engines
+from kweek.engine.device.backend import DeviceBackend
 from kweek.engine.eager import EagerBackend
 from kweek.engine.engine import Engine
 from kweek.engine.native import library
@@ -42,12 +43,13 @@ def library_or_skip():
         pytest.skip(str(error))
 
 
-@pytest.fixture(params=["native", "torch"])
+@pytest.fixture(params=["native", "torch", "device"])
 def engine(request, network, monkeypatch):
     if request.param == "native":
         library_or_skip()
     else:
-        monkeypatch.setattr(Engine, "_make", lambda self: EagerBackend(self.network, num_slots=20))
+        kind = {"torch": EagerBackend, "device": DeviceBackend}[request.param]
+        monkeypatch.setattr(Engine, "_make", lambda self: kind(self.network, num_slots=20))
     return Engine(network, token_bytes=TOKEN_BYTES, num_slots=4)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -24,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def chat(
     where: Annotated[
-        Path | None, typer.Argument(metavar="RUN|MODEL", help="A run folder or a model folder.")
+        Path | None, typer.Argument(metavar="RUN|MODEL", help="A run folder, model folder or GGUF file.")
     ] = None,
     message: Annotated[str | None, typer.Option("-m", "--message", help="Ask this once and leave.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Stage of the run whose model to use.")] = None,
@@ -42,12 +43,16 @@ def chat(
     record: Annotated[Path, typer.Option("--record", help="File for the pairs of --blind.")] = Path(
         "blind.jsonl"
     ),
+    backend: Annotated[
+        str, typer.Option("--backend", help="What computes: auto, native, torch, llama.cpp or vllm.")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON (with -m).")] = False,
 ) -> None:
     """Talk to a model; its thinking and its tool calls are shown as they happen.
 
     Examples: kweek chat runs/laptop · kweek chat runs/laptop -m "What is 12+7?" --json · kweek chat
-    models/smollm2-135m · kweek chat --blind runs/laptop/artifacts/rl runs/laptop/artifacts/quantized
+    models/smollm2-135m · kweek chat model.gguf --backend llama.cpp · kweek chat --blind runs/laptop/artifacts/rl
+    runs/laptop/artifacts/quantized
     """
     from kweek.errors import ConfigError
 
@@ -56,7 +61,7 @@ def chat(
             raise ConfigError(
                 "--blind takes two models and asks you", where="--blind", fix="kweek chat --blind A B"
             )
-        _blind(blind, record, temperature, max_tokens, seed)
+        _blind(blind, record, temperature, max_tokens, seed, backend)
         return
     if where is None:
         raise ConfigError(
@@ -65,14 +70,16 @@ def chat(
     if as_json and message is None:
         raise ConfigError("--json needs a message", fix='add -m "your question"')
     folder, grown = find_model(where, model)
-    session, familiar = _open(folder, grown, temperature, max_tokens, seed)
+    session, familiar = _open(folder, grown, temperature, max_tokens, seed, backend)
     if message is not None:
         _once(session, familiar, message, as_json)
         return
     _converse(session, familiar, folder)
 
 
-def _blind(pair: tuple[Path, Path], record: Path, temperature: float, max_tokens: int, seed: int) -> None:
+def _blind(
+    pair: tuple[Path, Path], record: Path, temperature: float, max_tokens: int, seed: int, backend: str
+) -> None:
     """Hold a blind trial of two models."""
     from kweek.cli.blind import hold
     from kweek.errors import ConfigError
@@ -82,14 +89,17 @@ def _blind(pair: tuple[Path, Path], record: Path, temperature: float, max_tokens
     if pair[0].resolve() == pair[1].resolve():
         raise ConfigError("both are the same model", where="--blind", fix="name two")
     sessions = {
-        str(where): _open(find_model(where, None)[0], False, temperature, max_tokens, seed)[0]
+        str(where): _open(find_model(where, None)[0], False, temperature, max_tokens, seed, backend)[0]
         for where in pair
     }
     hold(BlindTrial(sessions, Records(record)), record)
 
 
 def find_model(where: Path, stage: str | None, preferred: tuple[str, ...] = _PREFERRED) -> tuple[Path, bool]:
-    """The model folder meant, and whether one of our recipes grew it; of a run's stages the first of the preferred."""
+    """The model folder meant, and whether one of our recipes grew it; of a run's stages the first of the preferred.
+
+    A folder that Kweek made is compared with its manifest, content and all, so that no changed bit goes unnoticed.
+    """
     from kweek.errors import ConfigError
     from kweek.recipe.folder import RunFolder
     from kweek.recipe.registry import nearest
@@ -103,7 +113,7 @@ def find_model(where: Path, stage: str | None, preferred: tuple[str, ...] = _PRE
             raise ConfigError(
                 "--model is for run folders", where=str(where), fix="name the model folder itself"
             )
-        return where, False
+        return _unchanged(where), False
     done = {
         s["name"]: s["kind"]
         for s in read_json(run.summary_json)["stages"]
@@ -114,7 +124,7 @@ def find_model(where: Path, stage: str | None, preferred: tuple[str, ...] = _PRE
         for kind in preferred:
             found = [name for name in models if done[name] == kind]
             if found:
-                return run.artifact(found[0]), True
+                return _unchanged(run.artifact(found[0])), True
         raise ConfigError(
             "this run has no finished model yet", where=str(where), fix=f"kweek run --out {where}"
         )
@@ -122,24 +132,36 @@ def find_model(where: Path, stage: str | None, preferred: tuple[str, ...] = _PRE
         raise ConfigError(
             f"no finished model {stage!r} in this run", where=str(where), fix=nearest(stage, models)
         )
-    return run.artifact(stage), True
+    return _unchanged(run.artifact(stage)), True
+
+
+def _unchanged(folder: Path) -> Path:
+    from kweek.errors import CheckpointError, StoreError
+    from kweek.store.artifact import MANIFEST, Artifact
+
+    if (folder / MANIFEST).exists():
+        try:
+            Artifact.open(folder, verify="hash")
+        except StoreError as error:
+            fix = f"make or fetch the model again, or remove {MANIFEST} if you changed it on purpose"
+            raise CheckpointError(error.what, where=error.where, fix=fix) from None
+    return folder
 
 
 def _open(
-    folder: Path, grown: bool, temperature: float, max_tokens: int, seed: int
+    folder: Path, grown: bool, temperature: float, max_tokens: int, seed: int, backend: str
 ) -> tuple[Session, Familiarity | None]:
     from kweek.data import stories
-    from kweek.engine.engine import Engine
-    from kweek.model.checkpoint import load_model
+    from kweek.engine.open import open_model
     from kweek.system.calculator import Calculator
     from kweek.system.familiarity import Familiarity
     from kweek.system.session import Session
-    from kweek.tokenize.tokenizer import Tokenizer
 
-    network, tokenizer = load_model(folder), Tokenizer.load(folder)
-    engine = Engine(network)
+    opened = open_model(folder, backend)
+    print(opened.said, file=sys.stderr)
+    engine, tokenizer = opened.model, opened.tokenizer
     tool = Calculator(tokenizer) if {"<tool>", "<result>", "</result>"} <= set(tokenizer.special) else None
-    session = Session(engine, tokenizer, network.config.max_positions, tool, temperature, max_tokens, seed)
+    session = Session(engine, tokenizer, opened.max_positions, tool, temperature, max_tokens, seed)
     familiar = None
     if grown:
         known = [item.question for item in stories.problems("familiar", 96, "validation")]
@@ -182,7 +204,7 @@ def _as_json(reply: Reply, warning: str | None) -> dict[str, object]:
         "usage": {
             "prompt_tokens": reply.num_prompt_tokens,
             "completion_tokens": reply.num_new_tokens,
-            "flop": reply.flop,
+            "flop": None if math.isnan(reply.flop) else reply.flop,
             "seconds": reply.seconds,
         },
     }

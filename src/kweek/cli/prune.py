@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kweek.compress.prune_distil import Schedule
     from kweek.protocols import Progress, ShouldStop
 
 #: Key of a row in the comparison, what it is called, digits after the point.
@@ -48,6 +50,10 @@ def prune(
     teacher: Annotated[
         Path | None, typer.Option("--teacher", help="Distil from this model instead of the unpruned one.")
     ] = None,
+    text_share: Annotated[
+        float | None,
+        typer.Option("--text-share", help="Weight of the text's own loss beside the teacher's: 0 to 1; 0.3."),
+    ] = None,
     text: Annotated[
         Path | None,
         typer.Option("--text", help="Folder or file of documents; Python's documentation if left out."),
@@ -66,11 +72,10 @@ def prune(
     from rich.console import Console
 
     from kweek.compress.prune import Cuts
-    from kweek.compress.prune_distil import Schedule
     from kweek.compress.prune_folder import prune_folder
     from kweek.errors import Interrupted
 
-    schedule = None if distil is None else Schedule(_tokens(distil), seed=seed)
+    schedule = _schedule(distil, text_share, seed)
     cuts = Cuts(ffn, kv_heads, layers, sparse=sparsity is not None)
     try:
         with _progress(as_json) as progress, _stopping() as should_stop:
@@ -85,6 +90,23 @@ def prune(
         print(json.dumps({"path": str(out), **artifact.metrics, "ledger": artifact.ledger}))
     else:
         _draw(artifact.metrics, artifact.ledger, out, Console(highlight=False))
+
+
+def _schedule(distil: str | None, text_share: float | None, seed: int) -> Schedule | None:
+    """How to distil, None for not at all. Raises ConfigError."""
+    from kweek.compress.prune_distil import Schedule
+    from kweek.errors import ConfigError
+
+    if distil is None:
+        if text_share is not None:
+            raise ConfigError(
+                "it weighs losses, but nothing is to be distilled",
+                where="--text-share",
+                fix="say on how many tokens: --distil 1M",
+            )
+        return None
+    schedule = Schedule(_tokens(distil), seed=seed)
+    return schedule if text_share is None else replace(schedule, text_share=text_share)
 
 
 def _tokens(written: str) -> int:

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 _HOST = "127.0.0.1"  # nobody but this machine, because there is no password
 _PORT = 8000  # where clients of local servers look first
-_Weights = Literal["f32", "f16", "q8", "q4"]
-_WEIGHTS: _Weights = "f32"  # the numbers of the checkpoint, whatever they are
+_Weights = Literal["auto", "f32", "f16", "q8", "q4"]
+_WEIGHTS: _Weights = "auto"  # the numbers of the checkpoint, whatever they are
+_Kv = Literal["f32", "f16", "q8"]
+_KV: _Kv = "f32"  # exact; f16 doubles and q8 quadruples what fits into memory
 _MAX_ACTIVE = 256  # two of the largest requests; more would only wait
 
 
@@ -39,17 +41,24 @@ def serve(
     max_active: Annotated[
         int, typer.Option(help="Generations queued and running at once; more are told to try again.", min=1)
     ] = _MAX_ACTIVE,
+    backend: Annotated[
+        str, typer.Option("--backend", help="What computes: auto, native, torch, llama.cpp or vllm.")
+    ] = "auto",
     weights: Annotated[
         _Weights,
         typer.Option(
-            help="How the engine holds the weights: f32 is exact, q8 and q4 are faster and smaller."
+            help="How the engine holds the weights: f32 is exact, q8 and q4 are faster and smaller; "
+            "auto is q4 for a 4-bit model, else f32."
         ),
     ] = _WEIGHTS,
+    kv: Annotated[_Kv, typer.Option(help="How it holds keys and values of the context.")] = _KV,
+    threads: Annotated[int, typer.Option(help="Threads of the native engine.", min=1, max=256)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print where it listens as JSON.")] = False,
 ) -> None:
     """Serve a model with OpenAI's API until Ctrl-C: chats, text completions, log-probabilities, tokens.
 
-    Examples: kweek serve runs/laptop · kweek serve models/smollm2-135m --port 0 --json
+    Examples: kweek serve runs/laptop · kweek serve models/smollm2-135m --port 0 --json · kweek serve model.gguf
+    --backend llama.cpp
     """
     from kweek.errors import KweekError
 
@@ -64,7 +73,7 @@ def serve(
         ) from error
     listening = bind(host, port)  # before the model: an address that is taken is found at once
     try:
-        model, worker = _load(where, name, max_active, weights)
+        model, worker, said = _load(where, name, max_active, backend, weights, kv, threads)
         private = is_loopback(listening.getsockname()[0])
         if not private:
             print(
@@ -75,39 +84,36 @@ def serve(
         app = make_app(model, worker, loopback_only=private)
         address = url(listening)
         if as_json:
-            line = json.dumps({"url": address, "model": model.name, "max_model_len": model.max_positions})
+            line = json.dumps(
+                {"url": address, "model": model.name, "max_model_len": model.max_positions, "backend": said}
+            )
         else:
-            line = f"{model.name} at {address} (context {model.max_positions} tokens). Ctrl-C stops."
+            line = f"{model.name} at {address} (context {model.max_positions} tokens). {said} Ctrl-C stops."
         Listener(app, listening).run(lambda: print(line, flush=True))
     finally:
         listening.close()
 
 
-def _load(where: Path, name: str | None, max_active: int, weights: _Weights) -> tuple[ServedModel, Worker]:
-    """Network, tokenizer and engine of what is to be served."""
+def _load(
+    where: Path, name: str | None, max_active: int, backend: str, weights: _Weights, kv: _Kv, threads: int
+) -> tuple[ServedModel, Worker, str]:
+    """What is to be served, the thread that computes it, and a line on what computes."""
     from kweek.cli.chat import find_model
     from kweek.engine.constraints import Vocabulary
-    from kweek.engine.engine import Engine
-    from kweek.model.checkpoint import load_model
-    from kweek.model.gguf import load_gguf
+    from kweek.engine.open import open_model
     from kweek.serve.model import ServedModel
     from kweek.serve.worker import Worker
     from kweek.system.calculator import Calculator
-    from kweek.tokenize.tokenizer import Tokenizer
 
-    if where.is_file():
-        network, tokenizer = load_gguf(where)
-    else:
-        folder, _ = find_model(where, None)
-        network, tokenizer = load_model(folder), Tokenizer.load(folder)
+    path = where if where.is_file() else find_model(where, None)[0]
+    opened = open_model(path, backend, weights, kv, threads)
+    tokenizer = opened.tokenizer
     tool = Calculator(tokenizer) if {"<tool>", "<result>", "</result>"} <= set(tokenizer.special) else None
-    vocabulary = Vocabulary.of(tokenizer, network.config.vocab_size)
-    engine = Engine(network, token_bytes=vocabulary.tokens, weights=weights)
     model = ServedModel(
         name or where.resolve().name.removesuffix(".gguf"),
         tokenizer,
-        network.config.max_positions,
-        vocabulary,
+        opened.max_positions,
+        Vocabulary.of(tokenizer, opened.vocab_size),
         tool,
     )
-    return model, Worker(engine, max_active=max_active)
+    return model, Worker(opened.model, max_active=max_active), opened.said

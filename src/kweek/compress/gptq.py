@@ -36,7 +36,7 @@ def compensated_codes(
     """
     diagonal_C = hessian.diagonal(dim1=-2, dim2=-1).reshape(-1, hessian.shape[-1]).mean(0)
     order = torch.argsort(diagonal_C, descending=True, stable=True)
-    factor = _inverse_factor(hessian[..., order, :][..., order])
+    factor = inverse_factor(hessian[..., order, :][..., order])
     left_RC = weight_RC[:, order]  # advanced indexing copies, so this is ours to change
     scale_RC = scale_RG.repeat_interleave(GROUP_SIZE, dim=1)[:, order]
     codes_RC = torch.empty_like(left_RC)
@@ -63,9 +63,9 @@ def output_error(change_RC: Tensor, hessian_CC: Tensor) -> float:
     return float(((change_RC @ hessian_CC) * change_RC).sum())
 
 
-def _inverse_factor(hessian: Tensor) -> Tensor:
+def inverse_factor(hessian: Tensor) -> Tensor:
     """Upper Cholesky factors of the inverses of the damped matrices (..., C, C), fp32; formed in fp64."""
-    damped = hessian.to(torch.float64)
+    damped = hessian.to(torch.float64, copy=True)
     diagonal = damped.diagonal(dim1=-2, dim2=-1)
     mean = diagonal.mean(-1, keepdim=True)
     diagonal.add_(torch.where(mean > 0, DAMPING * mean, 1.0))

@@ -33,7 +33,7 @@ from kweek.tokenize.tokenizer import Tokenizer
 EVAL_BYTES = 100_000
 #: What calibration rows are drawn from; how many are read is said in `kweek.compress.prune`.
 _CALIBRATION_DOCUMENTS = 200
-_CODE = "1"  # raised when the same arguments would give another model
+_CODE = "2"  # raised when the same arguments would give another model
 _FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16}
 _EMBEDDING = "model.embed_tokens.weight"
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from kweek.compress.gptq import DAMPING
+from kweek.compress.gptq import inverse_factor
 from kweek.errors import ConfigError
 from kweek.model.network import Network
 
@@ -49,7 +49,7 @@ def sparsify(network: Network, moments: Mapping[str, Tensor]) -> dict[str, Tenso
 
 def sparse(weight_RC: Tensor, moments_CC: Tensor) -> tuple[Tensor, Tensor]:
     """The weights with two zeros in every four, and the mask of those kept, (R, C) fp32 and bool."""
-    factor_CC = _inverse_factor(moments_CC)
+    factor_CC = inverse_factor(moments_CC)
     left_RC = weight_RC.to(torch.float32).clone()
     mask_RC = torch.ones_like(left_RC, dtype=torch.bool)
     num_columns = left_RC.shape[1]
@@ -68,13 +68,3 @@ def sparse(weight_RC: Tensor, moments_CC: Tensor) -> tuple[Tensor, Tensor]:
             error_RK[:, column - start] = error_R
         left_RC[:, end:] -= error_RK @ factor_CC[start:end, end:]
     return left_RC * mask_RC, mask_RC
-
-
-def _inverse_factor(moments_CC: Tensor) -> Tensor:
-    """Upper Cholesky factor of the inverse of the damped moments, fp32; formed in fp64."""
-    damped = moments_CC.to(torch.float64, copy=True)
-    mean = damped.diagonal().mean()
-    damped.diagonal().add_(torch.where(mean > 0, DAMPING * mean, torch.ones_like(mean)))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
-    return factor.to(torch.float32)

@@ -41,6 +41,8 @@ def format_flop(flop: float) -> str:
     """1.6e13 -> "1.6e13 FLOP"; two digits, because no forecast deserves more."""
     if not flop:
         return "0 FLOP"
+    if math.isnan(flop):
+        return "unknown FLOP"
     mantissa, exponent = f"{flop:.1e}".split("e")
     return f"{mantissa}e{int(exponent)} FLOP"
 

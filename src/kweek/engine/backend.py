@@ -10,10 +10,27 @@ import numpy as np
 import numpy.typing as npt
 
 from kweek.engine.native.rows import Rows
-from kweek.model.config import ModelConfig
 
 #: Rows of one call: as many as keep the activations of networks of 1M to 100M parameters in a core's cache.
 MAX_ROWS = 256
+
+
+class Sizes(Protocol):
+    """What is asked of a model's shape; a `ModelConfig` has it, and more."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def max_positions(self) -> int: ...
+
+    def num_flops_per_token(self, context_length: int) -> float:
+        """FLOP per token of a sequence of `context_length` tokens; nan where it is not known."""
+        ...
+
+    def num_flops_decode(self, position: int) -> float:
+        """FLOP of one token at `position`, those before it cached; nan where it is not known."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,14 +46,29 @@ class Backend(Protocol):
     """A network with slots.
 
     Attributes:
+        max_rows: rows and fed tokens of one call of `run`; at least `MAX_ROWS`.
+        rewinds: whether a slot can go back to an earlier position; one with a recurrent state cannot.
         logits: (rows, at least V) of the last call, in the order of its rows.
         lse: (rows,) the logarithm of the sum of their exponentials, after `run`.
     """
 
-    config: ModelConfig
-    num_slots: int
-    logits: npt.NDArray[np.float32]
-    lse: npt.NDArray[np.float32]
+    @property
+    def config(self) -> Sizes: ...
+
+    @property
+    def num_slots(self) -> int: ...
+
+    @property
+    def max_rows(self) -> int: ...
+
+    @property
+    def rewinds(self) -> bool: ...
+
+    @property
+    def logits(self) -> npt.NDArray[np.float32]: ...
+
+    @property
+    def lse(self) -> npt.NDArray[np.float32]: ...
 
     def reserve(self, slot: int, tokens: int) -> None:
         """Make room for so many tokens in a slot, keeping what is in it; a slot also grows as the calls below need it.
@@ -54,7 +86,7 @@ class Backend(Protocol):
         """Up to `steps` tokens for each row (of dtype `ROW`), which then says how many came and whether it paused.
 
         What is fed passes through the network first, with the same call; rows and fed tokens together are at most
-        `MAX_ROWS`. Slots grow as they need. Returns choices (rows, steps) of dtype `CHOICE`.
+        `max_rows`. Slots grow as they need. Returns choices (rows, steps) of dtype `CHOICE`.
         """
         ...
 

@@ -5,10 +5,7 @@ Legend: B rows, T new tokens, S keys attended to, K key heads, E head dimension,
 
 from __future__ import annotations
 
-import ctypes
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kweek.engine.backend import MAX_ROWS, Fed
+from kweek.engine.choosing import take
 from kweek.engine.native.rows import CHOICE, Rows
 from kweek.errors import is_out_of_memory
 from kweek.model.cache import KVCache
@@ -49,6 +47,9 @@ class _SlotCache(KVCache):
 
 class EagerBackend:
     """A network as it is: later changes of its weights show at once. See `Backend`."""
+
+    max_rows = MAX_ROWS
+    rewinds = True
 
     def __init__(self, network: Network, *, num_slots: int = 64) -> None:
         self.network, self.config, self.num_slots = network, network.config, num_slots
@@ -84,7 +85,6 @@ class EagerBackend:
             self._hidden([piece.slot], [piece.token_ids], [piece.position])
         choices = np.zeros((len(rows), steps), CHOICE)
         rows["produced"], rows["done"] = 0, rows["remaining"] <= 0
-        vocabulary = self.config.vocab_size
         for _ in range(steps):
             active = np.flatnonzero(rows["done"] == 0)
             if not len(active):
@@ -95,19 +95,7 @@ class EagerBackend:
             )
             self.logits = self.network.logits(hidden_B1D[:, 0]).float().numpy()
             self.lse = torch.from_numpy(self.logits).logsumexp(-1).numpy()
-            for place, index in enumerate(active.tolist()):
-                row = rows[index]
-                if not np.isfinite(self.lse[place]):
-                    row["done"] = 2
-                    continue
-                choice = choose(row, self.logits[place], float(self.lse[place]))
-                choices[index, row["produced"]] = choice
-                events = _array(row["events"], ctypes.c_uint8, vocabulary)
-                row["token"], row["position"] = choice[0], row["position"] + 1
-                row["produced"] += 1
-                row["remaining"] -= 1
-                row["uniforms"] += np.uint64(8)
-                row["done"] = row["remaining"] <= 0 or (events is not None and events[choice[0]] != 0)
+            take(rows, active, self.logits, self.lse, choices)
         return choices
 
     @torch.inference_mode()
@@ -133,45 +121,3 @@ class EagerBackend:
         self._cache.place(slots, torch.tensor(positions)[:, None] + torch.arange(ids_BT.shape[1]))
         hidden_BTD: Tensor = self.network(ids_BT, cache=self._cache)
         return hidden_BTD
-
-
-def choose(row: np.void, logits_V: npt.NDArray[np.float32], lse: float) -> tuple[int, float, float, float]:
-    """One token for a row: (token, log-probability, processed log-probability, kept mass). The rule is `Request`'s."""
-    vocabulary = len(logits_V)
-    shaped = logits_V.astype(np.float64)
-    bias, allowed = (
-        _array(row["bias"], ctypes.c_float, vocabulary),
-        _array(row["allowed"], ctypes.c_uint8, vocabulary),
-    )
-    if bias is not None:
-        shaped = shaped + bias
-    if allowed is not None:
-        shaped = np.where(allowed != 0, shaped, -math.inf)
-    if row["temperature"] < 1e-4:
-        token = int(shaped.argmax())
-        return token, float(logits_V[token] - lse), 0.0, 1.0
-    weights = np.exp((shaped - shaped.max()) / float(row["temperature"]))
-    total = float(weights.sum())
-    order = np.arange(vocabulary)
-    if row["top_k"] or row["top_p"] < 1 or row["min_p"] > 0:
-        order = np.lexsort((order, -weights))
-        if row["top_k"]:
-            order = order[: row["top_k"]]
-        before = np.cumsum(weights[order]) - weights[order]
-        order = order[
-            (before < float(row["top_p"]) * total) & (weights[order] >= row["min_p"] * weights.max())
-        ]
-    cumulative = np.cumsum(weights[order])
-    kept = float(cumulative[-1])
-    uniform = ctypes.c_double.from_address(int(row["uniforms"])).value
-    place = min(int(np.searchsorted(cumulative, uniform * kept)), len(order) - 1)
-    token = int(order[place])
-    processed = math.log(weights[token] / kept)
-    return token, float(logits_V[token] - lse), processed, kept / total
-
-
-def _array(
-    address: int, kind: type[ctypes.c_uint8] | type[ctypes.c_float], length: int
-) -> npt.NDArray[Any] | None:
-    """What a row points at."""
-    return np.ctypeslib.as_array((kind * length).from_address(int(address))) if address else None

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from kweek.engine.backend import Sizes
 from kweek.engine.prompt_scores import PromptScores, Top
 from kweek.engine.slots import Slot
 from kweek.engine.suspended import Code, Suspended
 from kweek.errors import KweekError
-from kweek.model.config import ModelConfig
 from kweek.protocols import Completion, Constraint, Request, StopReason
 
 OnToken = Callable[[int, float], None]
@@ -61,7 +61,7 @@ class Generation:
 
     @classmethod
     def begin(
-        cls, ticket: int, request: Request, config: ModelConfig, on_token: OnToken | None = None
+        cls, ticket: int, request: Request, config: Sizes, on_token: OnToken | None = None
     ) -> Generation:
         """Check a request and prepare for it.
 
@@ -121,7 +121,7 @@ class Generation:
         if len(self.token_ids) >= self.limit and not self.num_unscored:
             self.reason = self.reason_at_limit
 
-    def suspended(self, config: ModelConfig, model: str) -> Suspended:
+    def suspended(self, config: Sizes, model: str) -> Suspended:
         """What it takes to go on elsewhere.
 
         Args:
@@ -216,7 +216,7 @@ class Generation:
         """End it, and nobody else's, for a reason of its own."""
         self.reason, self.error = "error", error
 
-    def completion(self, config: ModelConfig) -> Completion:
+    def completion(self, config: Sizes) -> Completion:
         """What came of the request; call it once it has ended."""
         assert self.reason is not None
         num_prompt = len(self.request.prompt_ids)
@@ -225,7 +225,7 @@ class Generation:
             self.kept, *_lists(self.prompt_scores), self.top, self.stopped_by, self.error,
         )  # fmt: skip
 
-    def cost(self, config: ModelConfig) -> float:
+    def cost(self, config: Sizes) -> float:
         """FLOP so far: prompt and tokens, and what is computed again after an interruption."""
         start = len(self.request.prompt_ids) + self.num_resumed
         fed = max(0, min(self.num_fed, start) - self.num_shared)
@@ -238,14 +238,14 @@ def _lists(scores: PromptScores | None) -> tuple[list[float] | None, list[int], 
     return (None, [], []) if scores is None else (scores.logprobs, scores.ranks, scores.top)
 
 
-def decode_flop(config: ModelConfig, num_prompt: int, num_new: int) -> float:
+def decode_flop(config: Sizes, num_prompt: int, num_new: int) -> float:
     """FLOP of the steps after the first new token, which came with the prompt."""
     first, slope = config.num_flops_decode(0), config.num_flops_decode(1) - config.num_flops_decode(0)
     steps = max(0, num_new - 1)
     return first * steps + slope * sum(range(num_prompt, num_prompt + steps))
 
 
-def affordable(request: Request, config: ModelConfig) -> int:
+def affordable(request: Request, config: Sizes) -> int:
     """New tokens that the request's FLOP pay for, at most those it asks for; -1 where its prompt costs more."""
     num_prompt = len(request.prompt_ids)
     prompt = num_prompt * config.num_flops_per_token(num_prompt)
@@ -261,7 +261,7 @@ def affordable(request: Request, config: ModelConfig) -> int:
     return low
 
 
-def check(request: Request, config: ModelConfig) -> None:
+def check(request: Request, config: Sizes) -> None:
     """Refuse what can never be generated.
 
     Raises:
@@ -273,6 +273,10 @@ def check(request: Request, config: ModelConfig) -> None:
     if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < config.vocab_size:
         raise KweekError(
             f"a prompt has a token outside 0 .. {config.vocab_size - 1}", fix="use this model's own tokenizer"
+        )
+    if request.max_flop < math.inf and math.isnan(config.num_flops_decode(0)):
+        raise KweekError(
+            "max_flop: what a token of this model costs is not known", fix="limit max_new_tokens instead"
         )
     if request.constraint is not None and request.interceptor is not None:
         raise KweekError(

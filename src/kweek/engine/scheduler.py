@@ -140,7 +140,7 @@ class Scheduler:
         self._queue = deque(g for g in self._queue if g not in ended)
         feeding = [g.ids for g in self._running if g.num_waiting > SHARED]
         for generation in list(self._queue):
-            if generation.num_unscored:
+            if generation.num_unscored or not self.backend.rewinds:
                 placed = self._slots.take(generation.ids[:1], generation.request.tenant)
             elif any(
                 ids[:SHARED] == generation.ids[:SHARED] and common_prefix(ids, generation.ids) >= SHARED
@@ -191,7 +191,7 @@ class Scheduler:
 
     def _compose(self) -> tuple[list[Generation], list[tuple[Generation, Fed]]]:
         """The generations that get a token in this call, and the tokens to feed beside them."""
-        room = MAX_ROWS - len(self._running)
+        room = self.backend.max_rows - len(self._running)
         rows: list[Generation] = []
         fed: list[tuple[Generation, Fed]] = []
         for generation in self._running:
@@ -251,7 +251,8 @@ class Scheduler:
             assert generation.slot is not None
             generation.slot.token_ids += piece.token_ids
             generation.num_fed += len(piece.token_ids)
-        drafts = self._drafts(rows, MAX_ROWS - len(rows) - sum(len(piece.token_ids) for _, piece in fed))
+        room = self.backend.max_rows - len(rows) - sum(len(piece.token_ids) for _, piece in fed)
+        drafts = self._drafts(rows, room)
         steps = 1 if any(drafts) else self._steps(rows)
         table = np.zeros(len(rows) + sum(map(len, drafts)), ROW)
         self._held = []

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from kweek.engine.backend import MAX_ROWS, Backend, Fed
+from kweek.engine.backend import Backend, Fed
 from kweek.engine.native.rows import ROW
 from kweek.engine.slots import common_prefix
 
@@ -63,9 +63,10 @@ class Draft:
         """See `Proposer`."""
         held = self._held.get(slot, [])
         known = min(common_prefix(held, ids), len(ids) - 1)
-        while len(ids) - 1 - known >= MAX_ROWS:
-            self._backend.forward([Fed(slot, known, ids[known : known + MAX_ROWS])], [])
-            known += MAX_ROWS
+        most = self._backend.max_rows
+        while len(ids) - 1 - known >= most:
+            self._backend.forward([Fed(slot, known, ids[known : known + most])], [])
+            known += most
         rows = np.zeros(1, ROW)
         rows["slot"], rows["position"], rows["token"], rows["remaining"] = slot, len(ids) - 1, ids[-1], count
         fed = [Fed(slot, known, ids[known:-1])] if known < len(ids) - 1 else []

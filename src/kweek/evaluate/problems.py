@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from kweek.data.stories import Problem
+from kweek.errors import KweekError
 from kweek.protocols import Completion, LanguageModel, Request, TokenInterceptor, Verifier
 from kweek.tokenize.chat import encode_prompt
 from kweek.tokenize.tokenizer import Tokenizer
@@ -104,6 +105,9 @@ def attempt(
 
     Seeds depend on `key`, the problem's content and the sample's number, so that adding problems changes
     nobody else's samples.
+
+    Raises:
+        KweekError: an attempt could not be made.
     """
     jobs = [
         (index, asker.request(item, temperature, sample_seed(key, item, number)))
@@ -114,6 +118,8 @@ def attempt(
     for start in range(0, len(jobs), max_rows):
         part = jobs[start : start + max_rows]
         for (index, request), completion in zip(part, model.generate([r for _, r in part]), strict=True):
+            if completion.error is not None:  # a failure is no wrong answer
+                raise KweekError(completion.error)
             outcomes[index].append(asker.read(items[index], request, completion))
         if progress is not None:
             progress(min(start + max_rows, len(jobs)), len(jobs))

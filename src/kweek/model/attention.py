@@ -131,6 +131,8 @@ class Attention(nn.Module):
             return F.linear(attend(q, k, v, context.bias), self.o_proj.weight.to(dtype))
         if context.cache is not None:
             k, v = context.cache.update(self.layer, k, v)
+        if q.shape[2] == 1:
+            return F.linear(self._attend_to_one(q, k, v, context.bias), self.o_proj.weight.to(dtype))
         out_BHTE = F.scaled_dot_product_attention(
             q,
             k,
@@ -141,3 +143,14 @@ class Attention(nn.Module):
             enable_gqa=config.num_heads != config.num_kv_heads,
         )
         return F.linear(out_BHTE.transpose(1, 2).flatten(2), self.o_proj.weight.to(dtype))
+
+    def _attend_to_one(self, q_BH1E: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, bias: Tensor | None) -> Tensor:
+        """Attention of a single new token, (B, 1, H E).
+
+        The heads that share a key head stand below one another as if they were tokens: every kernel of torch does
+        that, with a mask too, while few know grouped heads and the others copy the keys for each.
+        """
+        batch = q_BH1E.shape[0]
+        q = q_BH1E.view(batch, self.config.num_kv_heads, -1, self.config.head_dim)
+        out = F.scaled_dot_product_attention(q, k_BKSE, v_BKSE, bias, scale=1.0)  # the queries come scaled
+        return out.reshape(batch, 1, self.config.query_size)

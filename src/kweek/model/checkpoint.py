@@ -123,13 +123,19 @@ def load_model(folder: Path | str) -> Network:
         the network in fp32; matrices of codes are dequantised.
 
     Raises:
-        CheckpointError: an unsupported architecture, a missing, unexpected or misshapen tensor, a truncated
-            or corrupt file.
+        CheckpointError: an unsupported architecture, a missing, unexpected or misshapen tensor, one with values that
+            are not numbers, a truncated or corrupt file.
     """
     with open_tensors(folder) as (config, tensors):
         network = Network(config)
         for name, target in network.state_dict().items():
             target.copy_(read_weight(tensors, name, tuple(target.shape)))
+            if target.numel() and not all(part.isfinite() for part in target.aminmax()):
+                raise CheckpointError(
+                    f"tensor {name} holds values that are not finite numbers",
+                    where=str(folder),
+                    fix="fetch or make the model again",
+                )
     return network
 
 

@@ -8,7 +8,7 @@ Shapes: N rows (B times T), D width, F ffn, H heads, K key heads, M = H + K, E h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -91,6 +91,11 @@ class HeadLayout:
     epsilon: float
     query: Tensor
     key: Tensor
+
+    def at(self, positions_BT: Tensor) -> HeadLayout:
+        """The layout for named positions (B, T) out of one that begins at 0; does not wait for the device."""
+        query, key = (table[:, positions_BT].unsqueeze(2) for table in (self.query, self.key))
+        return replace(self, query=query, key=key)
 
     def cut(self, rows_BTZ: Tensor) -> tuple[Tensor, Tensor]:
         """Views of queries with keys (B, T, M, E), and of values (B, K, T, E)."""

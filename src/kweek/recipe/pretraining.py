@@ -14,7 +14,7 @@ from kweek.evaluate.bits import BitsPerByte, bits_per_byte, pool
 from kweek.model.initial import initialise
 from kweek.model.network import Network
 from kweek.protocols import Progress, ShouldStop, never, silent
-from kweek.recipe.derive import MAX_LENGTH, BasePlan
+from kweek.recipe.derive import MAX_LENGTH, REFERENCE_WIDTH, BasePlan
 from kweek.recipe.materials import TASKS
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates, SplitOptimiser
@@ -55,7 +55,11 @@ def pretrain(
 ) -> Run:
     """Train a fresh network on the mix for the plan's tokens. See `fit` for resuming and interruption."""
     network = build(plan, seed)
-    optimiser = SplitOptimiser(network, LearningRates().scaled(plan.learning_rate_factor))
+    # A row of the embedding is trained by the few places where its token stands, however many others the batch holds:
+    # its best rate was the same with 512 and 2,048 tokens per step, see docs/log.md.
+    by_width = REFERENCE_WIDTH / plan.config.hidden_size
+    rates = LearningRates().scaled(plan.learning_rate_factor, embedding=by_width)
+    optimiser = SplitOptimiser(network, rates)
     trainer = Trainer(network, optimiser, compute_dtype=compute_dtype)
     lengths = sequence_lengths(plan.num_steps, LENGTHS, LENGTH_SHARES)
     mix = PackedMix(sources, lengths, plan.tokens_per_step, seed, eos_id)

@@ -85,7 +85,7 @@ class Session:
         Earlier turns that no longer fit are forgotten, oldest first; the reply says how many.
 
         Raises:
-            KweekError: the turn alone does not fit.
+            KweekError: the turn alone does not fit, or its answer failed.
         """
         self.messages.append({"role": "user", "content": text})
         forgotten = 0
@@ -112,6 +112,9 @@ class Session:
         started = time.perf_counter()
         on_token = _Pieces(self.tokenizer, on_piece) if on_piece else None
         done = self.model.generate([request], on_token)[0]
+        if done.error is not None:
+            self.messages.pop()
+            raise KweekError(done.error)
         parsed = parse_completion(self.tokenizer, done.token_ids)
         self.messages.append({"role": "assistant", "content": parsed["content"]})
         return Reply(

@@ -17,7 +17,7 @@ from kweek.errors import CheckpointError, DataError, GuardError
 from kweek.store import files
 from kweek.tokenize.bytelevel import unspell
 from kweek.tokenize.definition import Definition, from_gguf
-from kweek.tokenize.encoding import LibraryEncoder, is_blank, make_encoder
+from kweek.tokenize.encoding import Encoder, LibraryEncoder, is_blank, make_encoder
 from kweek.tokenize.shield import Shield
 from kweek.tokenize.template import ChatTemplate
 
@@ -38,6 +38,8 @@ class Tokenizer:
         config: content of `tokenizer_config.json`.
         chat_template: Jinja source, None for a tokenizer of a base model.
         name: what errors call it, usually its folder.
+        encoder: reads ordinary text, where the definition does not say how.
+        pieces: bytes by id, likewise.
 
     Attributes:
         definition: `tokenizer.json`.
@@ -54,6 +56,8 @@ class Tokenizer:
         chat_template: str | None = None,
         *,
         name: str = "tokenizer",
+        encoder: Encoder | None = None,
+        pieces: Sequence[bytes] | None = None,
     ) -> None:
         if not (chat_template is None or isinstance(chat_template, str)):
             raise CheckpointError("the chat template is not text", where=name)
@@ -61,10 +65,10 @@ class Tokenizer:
         self.config = {key: value for key, value in config.items() if key != "chat_template"}
         self.chat_template = chat_template
         self.definition = definition
-        self._encoder = make_encoder(definition)
+        self._encoder = encoder or make_encoder(definition)
         added = definition["added_tokens"]
         self.special: dict[str, int] = {t["content"]: t["id"] for t in added if not is_blank(t)}
-        self._pieces = _token_bytes(definition)
+        self._pieces = _token_bytes(definition) if pieces is None else list(pieces)
         self._control = frozenset(self.special.values())
         self.token_num_bytes = np.array(
             [0 if i in self._control else len(piece) for i, piece in enumerate(self._pieces)], dtype=np.int32
@@ -91,7 +95,14 @@ class Tokenizer:
         config = _read_object(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
         template: str | None
         if (folder / TEMPLATE_FILE).is_file():
-            template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+            try:
+                template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise CheckpointError(
+                    f"the chat template cannot be read ({error})",
+                    where=str(folder / TEMPLATE_FILE),
+                    fix="fetch or make the model again",
+                ) from None
         else:
             with _describing_a_tokenizer(str(folder / CONFIG_FILE)):
                 template = _template_of(config)

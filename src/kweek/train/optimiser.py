@@ -22,17 +22,17 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan 2024: steepest slope at zero
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Peak learning rates by kind of parameter. The defaults are tuned for a width of 128."""
+    """Peak learning rates by kind of parameter. The defaults are tuned for a width of 128 and 512 tokens per step."""
 
     matrices: float = 2e-3
-    embedding: float = 3e-2
+    embedding: float = 6e-2
     head: float = 3e-3
     norms: float = 2e-3
 
-    def scaled(self, factor: float) -> LearningRates:
-        return LearningRates(
-            self.matrices * factor, self.embedding * factor, self.head * factor, self.norms * factor
-        )
+    def scaled(self, factor: float, embedding: float | None = None) -> LearningRates:
+        """All rates times a factor; the embedding's has its own where one is given."""
+        shared = self.embedding * (factor if embedding is None else embedding)
+        return LearningRates(self.matrices * factor, shared, self.head * factor, self.norms * factor)
 
 
 Kind = Literal["matrices", "embedding", "head", "norms"]

@@ -63,6 +63,9 @@ class NativeBackend:
         target: instruction set; None takes the best of this processor.
     """
 
+    max_rows = MAX_ROWS
+    rewinds = True
+
     def __init__(
         self,
         network: Network,

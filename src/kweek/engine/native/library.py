@@ -2,8 +2,8 @@
 
 One shared library per instruction set, from the same source: "avx512" (with VNNI), "avx2", and "portable", which on
 64-bit Arm is NEON, with dot products where the processor has them. A wheel carries them ready. In a checkout the
-first use compiles the one that this processor wants, with the C compiler that is there, into the user's cache; without
-a compiler `load` says so and the caller stays with torch.
+first use compiles the one that this processor wants, with the C compiler that is there, into the user's cache;
+without a compiler `load` says so and the caller stays with torch.
 """
 
 from __future__ import annotations
@@ -116,6 +116,15 @@ def load(target: str | None = None) -> ctypes.CDLL:
         *(pointer,) * 3, integer, pointer, integer, integer, *(pointer,) * 5, integer, pointer, pointer,
     ]  # fmt: skip
     return library
+
+
+def available() -> bool:
+    """Whether this machine generates with the library; else torch does, several times slower."""
+    try:
+        load()
+    except KweekError:
+        return False
+    return True
 
 
 def compiled(target: str, compiler: Sequence[str] | None = None) -> Path:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from kweek.engine.native import library as native
 from kweek.evaluate.bits import BitsPerByte
 from kweek.evaluate.bits import compare as compare_bits
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
@@ -63,13 +64,14 @@ class Config(StageConfig):
 
 
 def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Estimate:
-    """Generation of all answers, at the measured fraction of training speed."""
+    """Generation of all answers, at the measured multiple of training speed."""
     base = inputs["base"]
     models = [role for role in inputs if role not in ("corpus", "budget", "base")]
     voting = {model for line in config.lines.values() for model in line}
     answers = len(models) * 2 * config.problems + len(voting) * (3 + 16) * config.vote_problems
     flop = 2.2 * base["num_parameters"] * answers * TOKENS_PER_ANSWER
-    return Estimate(flop, flop / (0.5 * base["flop_per_second"]) + 8.0, 1.5e9)
+    speed = (2.4 if native.available() else 0.5) * base["flop_per_second"]
+    return Estimate(flop, flop / speed + 8.0, 1.5e9)
 
 
 def run(ctx: StageContext) -> None:

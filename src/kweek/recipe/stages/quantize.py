@@ -12,6 +12,7 @@ from kweek.compress.quantize import BITS_PER_WEIGHT, HESSIAN_TOKENS, Method, Qua
 from kweek.data import stories
 from kweek.data.packing import keyed_generator
 from kweek.engine.engine import Engine
+from kweek.engine.native import library as native
 from kweek.errors import Interrupted
 from kweek.evaluate.bits import BitsPerByte, compare, pool
 from kweek.evaluate.problems import Asker, attempt
@@ -88,7 +89,8 @@ def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Es
     tokens = config.calibration_tokens if config.method == "gptq" else 0
     work = forward * (min(tokens, HESSIAN_TOKENS) + 4 * tokens * config.tune)
     compared = 3 * forward * (0.6 * config.comparison_bytes + config.problems * TOKENS_PER_ANSWER)
-    seconds = (2.0 * work + 1.4 * compared) / base["flop_per_second"] + 4.0  # measured, one thread in fp32
+    comparing = 0.7 if native.available() else 1.4  # measured, one thread in fp32
+    seconds = (work + comparing * compared) / base["flop_per_second"] + 4.0
     return Estimate(work, seconds, 0.8e9, dict(base))
 
 

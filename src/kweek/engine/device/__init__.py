@@ -1,0 +1,1 @@
+"""Generation where every call from the host costs: static batches, captured whole, sampling included."""

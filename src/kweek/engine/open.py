@@ -1,0 +1,220 @@
+"""The one place where a model is opened for generation: which backend computes it, and what goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import torch
+
+from kweek.compute.hardware import detect
+from kweek.engine.engine import Engine
+from kweek.engine.native import library as native
+from kweek.engine.native.decoder import KVFormat
+from kweek.engine.native.pack import WeightFormat
+from kweek.errors import CheckpointError, ConfigError, KweekError
+from kweek.model.checkpoint import CONFIG_FILE, load_model
+from kweek.model.gguf import load_gguf
+from kweek.model.gguf_file import GGUFFile
+from kweek.model.network import Network
+from kweek.protocols import Completion, Request
+from kweek.store.files import read_json
+from kweek.tokenize.tokenizer import Tokenizer
+
+BackendName = Literal["auto", "native", "torch", "llama.cpp", "vllm"]
+WeightsName = Literal["auto", "f32", "f16", "q8", "q4"]
+_SAID_OF: dict[WeightFormat, str] = {
+    "f32": "fp32",
+    "f16": "fp16 weights",
+    "q8": "8-bit weights",
+    "q4": "4-bit weights",
+}
+DEVICE_SLOTS = 256  # sequences at once on a GPU, where a step costs about the same for one and for many
+
+
+class SteppingModel(Protocol):
+    """A `LanguageModel` that is also driven step by step; see `kweek.engine.batch.BatchEngine`."""
+
+    @property
+    def num_active(self) -> int: ...
+
+    def generate(
+        self, requests: Sequence[Request], on_token: Callable[[int, int], None] | None = None
+    ) -> list[Completion]: ...
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]: ...
+
+    def submit(self, request: Request, on_token: Callable[[int, float], None] | None = None) -> int: ...
+
+    def cancel(self, ticket: int) -> None: ...
+
+    def step(self) -> list[tuple[int, Completion]]: ...
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model ready to generate.
+
+    Attributes:
+        model: generates and scores.
+        tokenizer: of the model, with its chat template.
+        max_positions: tokens that prompt and answer may take together.
+        vocab_size: V of the logits, at least the tokenizer's.
+        said: one line for people: what computes.
+    """
+
+    model: SteppingModel
+    tokenizer: Tokenizer
+    max_positions: int
+    vocab_size: int
+    said: str
+
+
+def open_model(
+    where: Path,
+    backend: str = "auto",
+    weights: WeightsName = "auto",
+    kv: KVFormat = "f32",
+    threads: int = 1,
+) -> Opened:
+    """Open a model folder or a GGUF file.
+
+    Args:
+        where: the folder or file.
+        backend: a `BackendName`. "auto" takes torch on a CUDA device where there is one, else the native library.
+        weights: how the native library holds them; see `Engine`. "auto" is "q4" for a model whose weights have 4 bits
+            or fewer, which keeps its codes as they are, else "f32".
+        kv, threads: of the native library, too. Naming anything but the defaults insists on that library.
+
+    Raises:
+        ConfigError: an unknown backend, or one that cannot read this kind of file.
+        CheckpointError: a broken model, or one of a layout that the backend does not have.
+        KweekError: the backend's package is not installed.
+    """
+    if backend not in get_args(BackendName):
+        known = ", ".join(get_args(BackendName))
+        raise ConfigError(f"there is no backend {backend!r}", where="--backend", fix=f"use one of {known}")
+    wished = {
+        "--weights": weights if weights not in ("auto", "f32") else None,
+        "--kv": kv if kv != "f32" else None,
+        "--threads": threads if threads > 1 else None,
+    }
+    for option, value in wished.items():
+        if value is None:
+            continue
+        if backend not in ("auto", "native"):
+            raise ConfigError(
+                f"{value} is for the native library", where=option, fix=f"leave out --backend {backend}"
+            )
+        backend = "native"
+    if backend == "llama.cpp":
+        return _with_llama_cpp(where)
+    if backend == "vllm":
+        return _with_vllm(where)
+    if where.is_file():
+        network, tokenizer = _load_gguf(where)
+    else:
+        network, tokenizer = load_model(where), Tokenizer.load(where)
+    form: WeightFormat = weights if weights != "auto" else "q4" if has_four_bits(where) else "f32"
+    return _with_network(network, tokenizer, backend, form, kv, threads)
+
+
+def has_four_bits(where: Path) -> bool:
+    """Whether all matrices of a model are stored as codes of at most 4 bits with a scale for 32, as "q4" holds them."""
+    if where.is_file():
+        with GGUFFile(where) as file:
+            return {part.type_name for part in file.tensors.values() if len(part.shape) == 2} == {"Q4_0"}
+    config = read_json(where / CONFIG_FILE)
+    document = config.get("quantization_config")
+    # A tied head is the embedding, though readers of the format want it named among what is left alone.
+    if document is None or ("lm_head" in document["ignore"] and not config.get("tie_word_embeddings")):
+        return False
+    groups = document["config_groups"].values()
+    embedded = any(name.endswith("embed_tokens") for group in groups for name in group["targets"])
+    return embedded and all(group["weights"]["num_bits"] <= 4 for group in groups)
+
+
+def _load_gguf(path: Path) -> tuple[Network, Tokenizer]:
+    try:
+        return load_gguf(path)
+    except CheckpointError as error:
+        with GGUFFile(path):  # raises again where the file itself is broken
+            raise CheckpointError(
+                error.what, where=error.where, fix="try --backend llama.cpp, which reads other layouts too"
+            ) from error
+
+
+def _with_network(
+    network: Network, tokenizer: Tokenizer, backend: str, weights: WeightFormat, kv: KVFormat, threads: int
+) -> Opened:
+    config = network.config
+    tokens = [tokenizer.token_bytes(index) for index in range(tokenizer.vocab_size)]
+    tokens += [b""] * (config.vocab_size - len(tokens))
+    if backend != "native" and torch.cuda.is_available():
+        network.compute_dtype = torch.bfloat16  # what these devices multiply and fetch twice as fast as fp32
+        network.to("cuda", torch.bfloat16)
+        engine = Engine(network, token_bytes=tokens, num_slots=DEVICE_SLOTS, computing="torch")
+        said = f"Computed by torch in bf16 on {torch.cuda.get_device_name()}."
+    else:
+        computing, said = _on_the_cpu(backend, weights)
+        engine = Engine(
+            network, token_bytes=tokens, weights=weights, kv=kv, threads=threads, computing=computing
+        )
+
+    return Opened(engine, tokenizer, config.max_positions, config.vocab_size, said)
+
+
+def _on_the_cpu(backend: str, weights: WeightFormat) -> tuple[Literal["native", "torch"], str]:
+    """The native library unless torch is asked for or it cannot be had."""
+    reason = ""
+    if backend != "torch":
+        try:
+            native.load()
+            target = native.target_for(detect().features)
+            return "native", f"Computed by Kweek's native library ({target}, {_SAID_OF[weights]})."
+        except KweekError as error:
+            if backend == "native":
+                raise
+            reason = f", several times slower than natively: {error.what}"
+    return "torch", f"Computed by torch on the CPU{reason}."
+
+
+def _with_llama_cpp(path: Path) -> Opened:
+    from kweek.engine.llama_cpp.engine import LlamaCppEngine
+    from kweek.engine.llama_cpp.library import VERSION
+    from kweek.engine.llama_cpp.tokenizer import LlamaTokenizer
+
+    if not path.is_file():
+        raise ConfigError(
+            "llama.cpp reads GGUF files, this is a folder",
+            where=str(path),
+            fix="write a GGUF file with kweek export",
+        )
+    engine = LlamaCppEngine(path)
+    try:
+        with GGUFFile(path) as file:
+            tokenizer, whose = Tokenizer.from_gguf(file.fields, name=str(path)), ""
+    except CheckpointError:
+        tokenizer, whose = LlamaTokenizer(engine.model), ", its tokenizer too"
+    sizes = engine.backend.config
+
+    said = f"Computed by llama.cpp (xllamacpp {VERSION}){whose}: {engine.model.description}."
+    return Opened(engine, tokenizer, sizes.max_positions, sizes.vocab_size, said)
+
+
+def _with_vllm(folder: Path) -> Opened:
+    from kweek.engine.vllm.engine import VllmEngine
+
+    if not folder.is_dir():
+        raise ConfigError(
+            "vLLM reads checkpoint folders, this is a file",
+            where=str(folder),
+            fix="use --backend llama.cpp for a GGUF file",
+        )
+    engine, tokenizer = VllmEngine(folder), Tokenizer.load(folder)
+    sizes = engine.sizes
+    said = f"Computed by vLLM {version('vllm')}."
+    return Opened(engine, tokenizer, sizes.max_positions, sizes.vocab_size, said)

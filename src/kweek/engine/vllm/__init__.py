@@ -1,0 +1,1 @@
+"""vLLM as a backend, for checkpoint folders on GPUs (the extra `vllm`)."""

@@ -1,0 +1,136 @@
+"""Opening a model: which backend is taken, what is said, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from kweek.cli.main import app
+from kweek.compress.export import export_gguf
+from kweek.compress.scales import nearest_codes, searched_scales
+from kweek.engine.native import library
+from kweek.engine.open import open_model
+from kweek.errors import ConfigError, KweekError
+from kweek.model.checkpoint import save_model
+from kweek.model.config import ModelConfig
+from kweek.model.initial import initialise
+from kweek.model.network import Network
+from kweek.model.quantized import QuantizedTensor
+from kweek.protocols import Request
+from kweek.tokenize import bpe
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+on_a_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="auto takes the CUDA device")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    found = tmp_path_factory.mktemp("open") / "small"
+    network = Network(ModelConfig(320, 64, 96, 2, 4, 2, head_dim=32, max_positions=256))
+    initialise(network, torch.Generator().manual_seed(0))
+    save_model(found, network)
+    tokenizer = bpe.train([f"{i} {i * i} {i:x}" for i in range(2000)], 320)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def gguf(folder):
+    path = folder.parent / "small.gguf"
+    export_gguf(folder, path, "f32")
+    return path
+
+
+REQUESTS = [Request([5, 6, 7], 8), Request([9, 4], 8, 1.0, seed=3)]
+
+
+@on_a_cpu
+def test_backends_agree_and_say_what_they_are(folder, gguf):
+    opened = {"torch": open_model(folder, "torch"), "auto": open_model(gguf)}
+    assert "torch on the CPU" in opened["torch"].said
+    done = {name: found.model.generate(REQUESTS) for name, found in opened.items()}
+    assert [c.token_ids for c in done["torch"]] == [c.token_ids for c in done["auto"]]
+    for found in opened.values():
+        assert (found.vocab_size, found.max_positions) == (320, 256)
+        assert found.model.generate([Request([5], 4, stop_texts=(b"absent",))])[0].stop_reason == "length"
+
+
+@on_a_cpu
+def test_without_the_native_library_auto_goes_on_with_torch_and_native_does_not(folder, monkeypatch):
+    def missing(target=None):
+        raise KweekError("no compiler")
+
+    monkeypatch.setattr(library, "load", missing)
+    opened = open_model(folder)
+    assert opened.said == "Computed by torch on the CPU, several times slower than natively: no compiler."
+    assert len(opened.model.generate(REQUESTS)[0].token_ids) == 8
+    with pytest.raises(KweekError, match="no compiler"):
+        open_model(folder, "native")
+
+
+def test_what_is_refused(folder, gguf):
+    with pytest.raises(ConfigError, match=r"no backend 'gpu'.*auto, native, torch, llama.cpp, vllm"):
+        open_model(folder, "gpu")
+    with pytest.raises(ConfigError, match=r"this is a folder.*kweek export"):
+        open_model(folder, "llama.cpp")
+    with pytest.raises(ConfigError, match=r"this is a file.*--backend llama.cpp"):
+        open_model(gguf, "vllm")
+    for option, value in ((":weights", "q8"), (":kv", "f16"), (":threads", 2)):
+        name = option.removeprefix(":")
+        with pytest.raises(
+            ConfigError, match=f"--{name}: {value} is for the native library.*--backend torch"
+        ):
+            open_model(folder, "torch", **{name: value})
+
+
+def rounded(network, bits, but=()):
+    found = {}
+    for name, tensor in network.state_dict().items():
+        if tensor.ndim == 2 and name not in but:
+            scales = searched_scales(tensor, bits)
+            found[name] = QuantizedTensor.from_codes(nearest_codes(tensor, scales, bits), scales, bits)
+    return found
+
+
+@on_a_cpu
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_of_four_bits_keeps_them(folder, tmp_path, tied):
+    network = Network(ModelConfig(320, 64, 96, 2, 4, 2, head_dim=32, max_positions=256, tied_embeddings=tied))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 2:  # an untrained head answers every question alike
+                parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    said = {}
+    cases = {"3": (3, ()), "4": (4, ()), "8": (8, ()), "4 but one": (4, ("model.embed_tokens.weight",))}
+    for name, (bits, but) in cases.items():
+        shutil.copytree(
+            folder, tmp_path / name, ignore=shutil.ignore_patterns("model.safetensors", "config.json")
+        )
+        save_model(tmp_path / name, network, torch.float16, quantized_tensors=rounded(network, bits, but))
+        said[name] = open_model(tmp_path / name).said
+        export_gguf(tmp_path / name, tmp_path / f"{name}.gguf")
+        said[f"{name}, GGUF"] = open_model(tmp_path / f"{name}.gguf").said
+    four = {name for name, words in said.items() if "4-bit weights" in words}
+    assert four == {"3", "4", "3, GGUF", "4, GGUF"} and len(said) == 8
+    exact, kept = (
+        open_model(tmp_path / "4", weights=form).model.score([[1, 2, 3]])[0] for form in ("f32", "auto")
+    )
+    assert exact != kept and exact == pytest.approx(kept, abs=0.05), "activations in 8 bits"
+
+
+def test_chat_with_a_gguf_file_by_llama_cpp(gguf):
+    pytest.importorskip("xllamacpp")
+    words = ["chat", str(gguf), "--backend", "llama.cpp", "-m", "12", "--max-tokens", "5"]
+    result = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
+    assert json.loads(result.stdout)["usage"]["completion_tokens"] <= 5
+    assert result.stderr.startswith("Computed by llama.cpp (xllamacpp ")
+    mine = CliRunner().invoke(app, ["chat", str(gguf), "-m", "12", "--max-tokens", "5", "--json"])
+    assert json.loads(mine.stdout)["content"] == json.loads(result.stdout)["content"]
