@@ -87,7 +87,7 @@ def test_sums_of_the_largest_codes_do_not_saturate(form, target):
 @pytest.mark.parametrize("target", RUNNABLE)
 @pytest.mark.parametrize(("form", "kv"), [("q8", "f32"), ("q4", "f32"), ("f32", "q8")])
 def test_what_is_not_a_number_is_not_rounded_to_one(form, kv, target):
-    """One value of a head is none; a comparison of sizes would pass over it, and 8 bits make 127 times a scale of it."""
+    """One value of a head is none; comparing sizes passes over it, and 8 bits then make a number of it."""
     for at in (-1, -20, -32):
         network = make_network(architecture="qwen2", qk_norm=False, qkv_bias=True)
         with torch.no_grad():

@@ -161,11 +161,15 @@ class Scheduler:
     def _place(self, generation: Generation, slot: Slot, source: Slot | None, length: int) -> None:
         """Begin in a slot with what is computed already of the text."""
         generation.slot = slot
-        if self._fits(generation) and source is not None:
-            if source.token_ids[:length] == slot.token_ids:
+        if source is None:
+            self._fits(generation)
+        else:
+            wanted, slot.token_ids = slot.token_ids, []  # until it is copied nothing is there
+            if self._fits(generation) and source.token_ids[:length] == wanted:
                 self.backend.fork(source.number, slot.number, length)
-            else:  # its memory has just been given back
-                length, slot.token_ids = 0, []
+                slot.token_ids = wanted
+            else:  # there is no memory, or that of the source has just been given back
+                length = 0
         generation.num_fed = generation.num_shared = length
 
     def _fits(self, generation: Generation) -> bool:
@@ -247,10 +251,6 @@ class Scheduler:
             first = last
 
     def _call(self, rows: list[Generation], fed: list[tuple[Generation, Fed]]) -> None:
-        for generation, piece in fed:
-            assert generation.slot is not None
-            generation.slot.token_ids += piece.token_ids
-            generation.num_fed += len(piece.token_ids)
         room = self.backend.max_rows - len(rows) - sum(len(piece.token_ids) for _, piece in fed)
         drafts = self._drafts(rows, room)
         steps = 1 if any(drafts) else self._steps(rows)
@@ -264,23 +264,33 @@ class Scheduler:
         started = time.perf_counter()
         choices = self.backend.run(table, steps, [piece for _, piece in fed])
         seconds = time.perf_counter() - started
+        for generation, piece in fed:  # only now: of a call that failed nothing may be found again
+            assert generation.slot is not None
+            generation.slot.token_ids += piece.token_ids
+            generation.num_fed += len(piece.token_ids)
         if not fed and not any(drafts):
             self._step_seconds = seconds / max(1, int(table["produced"].max(initial=1)))
         first = taken = accepted = 0
+        # Once for all: a device fetches them when they are asked for.
+        logits_BV = self.backend.logits if any(g.request.num_top for g in rows) else None
         for generation, draft in zip(rows, drafts, strict=True):
-            if generation.request.num_top:
-                logits_V = self.backend.logits[first, : self.backend.config.vocab_size]
+            if logits_BV is not None and generation.request.num_top:
+                logits_V = logits_BV[first, : self.backend.config.vocab_size]
                 lse = float(self.backend.lse[first])
                 generation.top.append(likeliest(logits_V, lse, generation.request.num_top))
+            last = first
             if draft:
                 agreed = common_prefix(draft, choices[first : first + len(draft), 0]["token"].tolist())
-                chosen = choices[first : first + agreed + 1, 0].tolist()
+                last = first + agreed
+                # A row whose logits are not numbers has produced nothing, whatever stands in its place.
+                produced = table["produced"][first : last + 1].astype(bool)
+                chosen = choices[first : last + 1, 0][produced].tolist()
                 accepted += agreed
             else:
                 chosen = choices[first, : int(table["produced"][first])].tolist()
             before = len(generation.token_ids)
             self._take(generation, chosen)
-            if table["done"][first] == BROKEN and generation.reason is None:
+            if table["done"][last] == BROKEN and generation.reason is None:
                 generation.fail("the network computed something that is not a number; its weights are broken")
             taken += len(generation.token_ids) - before
             first += len(draft) + 1
@@ -349,7 +359,8 @@ class Scheduler:
         row["slot"], row["position"] = slot.number, len(generation.ids) - 1 + ahead
         row["token"] = draft[ahead - 1] if ahead else generation.ids[-1]
         row["remaining"] = generation.limit - len(generation.token_ids) - ahead
-        row["temperature"], row["top_k"] = request.temperature, request.top_k
+        row["temperature"] = request.temperature
+        row["top_k"] = min(request.top_k, self.backend.config.vocab_size)  # 32 bits hold that
         row["top_p"], row["min_p"] = request.top_p, request.min_p
         if request.temperature > 0:
             row["uniforms"] = generation.uniforms.ctypes.data + 8 * (len(generation.token_ids) + ahead)

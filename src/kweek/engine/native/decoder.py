@@ -64,8 +64,8 @@ class NativeBackend:
         target: instruction set; None takes the best of this processor.
 
     Raises:
-        KweekError: no thread, heads of more than 1,024 numbers, matrices whose rows are no whole groups of 32 for 8 or 4
-            bits, or no library.
+        KweekError: no thread, heads of more than 1,024 numbers, rows that are no whole groups of 32 for 8 or 4 bits,
+            or no library.
         MemoryError: there is too little, also for threads.
     """
 
@@ -83,7 +83,9 @@ class NativeBackend:
         target: str | None = None,
     ) -> None:
         if threads < 1:
-            raise KweekError(f"the native library cannot compute with {threads} threads", fix="use at least 1")
+            raise KweekError(
+                f"the native library cannot compute with {threads} threads", fix="use at least 1"
+            )
         if network.config.head_dim > MAX_HEAD_DIM:
             raise KweekError(
                 f"the native library has heads of up to {MAX_HEAD_DIM} numbers, not {network.config.head_dim}",
