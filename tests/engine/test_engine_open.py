@@ -92,6 +92,16 @@ def test_what_is_refused(folder, gguf):
             open_model(folder, "torch", **{name: value})
 
 
+@on_a_cpu
+def test_rows_without_whole_groups_are_refused_when_the_model_is_opened(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "m", ignore=shutil.ignore_patterns("model.safetensors"))
+    network = Network(ModelConfig(320, 64, 90, 2, 4, 2, head_dim=32, max_positions=256))
+    initialise(network, torch.Generator().manual_seed(0))
+    save_model(tmp_path / "m", network)
+    with pytest.raises(ConfigError, match=r"--weights: rows of 90 are no whole groups of 32 for q8"):
+        open_model(tmp_path / "m", weights="q8")
+
+
 def rounded(network, bits, but=()):
     found = {}
     for name, tensor in network.state_dict().items():

@@ -469,6 +469,12 @@ def test_a_format_that_the_sizes_do_not_allow_is_an_error_and_not_another_format
         Engine(narrow, weights="q8").score([[1, 2]])
 
 
+def test_what_only_the_native_library_has_is_not_ignored_by_torch(network):
+    for options in ({"weights": "q4"}, {"kv": "q8"}, {"threads": 2}):
+        with pytest.raises(KweekError, match="weights, kv, threads and the native library"):
+            Engine(network, computing="torch", **options).generate([Request([1], 2)])
+
+
 def test_without_a_library_it_says_so_once_and_goes_on(network, monkeypatch):
     def missing(*_, **__):
         raise KweekError("the native engine needs a C compiler, and none was found")

@@ -17,6 +17,7 @@ from kweek.engine.native.decoder import KVFormat
 from kweek.engine.native.pack import WeightFormat
 from kweek.errors import CheckpointError, ConfigError, KweekError
 from kweek.model.checkpoint import load_model
+from kweek.model.config import ModelConfig
 from kweek.model.gguf import load_gguf
 from kweek.model.gguf_file import GGUFFile
 from kweek.model.network import Network
@@ -167,11 +168,27 @@ def _with_network(
         said = f"Computed by torch in bf16 on {torch.cuda.get_device_name()}."
     else:
         computing, said = _on_the_cpu(backend, weights)
+        if computing == "torch":
+            weights = "f32"  # nobody asked for others: they would have insisted on the native library
+        _check_rows(config, weights)
         engine = Engine(
             network, token_bytes=tokens, weights=weights, kv=kv, threads=threads, computing=computing
         )
 
     return Opened(engine, tokenizer, config.max_positions, config.vocab_size, said)
+
+
+def _check_rows(config: ModelConfig, weights: WeightFormat) -> None:
+    """Raises:
+    ConfigError: rows that are no whole groups; said now and not to the first who asks the model something.
+    """
+    sizes = (config.hidden_size, config.query_size, config.intermediate_size)
+    if weights in ("q8", "q4") and (wrong := [size for size in sizes if size % GROUP_SIZE]):
+        raise ConfigError(
+            f"rows of {wrong[0]} are no whole groups of {GROUP_SIZE} for {weights}",
+            where="--weights",
+            fix="use f16 or f32",
+        )
 
 
 def _on_the_cpu(backend: str, weights: WeightFormat) -> tuple[Literal["native", "torch"], str]:
