@@ -8,12 +8,11 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 import numpy as np
-import numpy.typing as npt
 
 from kweek.engine.backend import MAX_ROWS, Backend, Fed
 from kweek.engine.generation import Generation, OnToken
-from kweek.engine.native.rows import ROW
 from kweek.engine.prompt_scores import likeliest
+from kweek.engine.row_table import RowTable
 from kweek.engine.slots import Slot, Slots, common_prefix
 from kweek.engine.speculation import Speculation
 from kweek.engine.suspended import Suspended
@@ -50,8 +49,7 @@ class Scheduler:
         self._running: list[Generation] = []
         self._tickets = 0
         self._step_seconds = CALL_SECONDS  # of one step, as last measured
-        self._maps: dict[tuple[frozenset[int], frozenset[int]], npt.NDArray[np.uint8]] = {}
-        self._held: list[npt.NDArray[np.generic]] = []  # what the rows of the present call point at
+        self._table = RowTable(backend.config.vocab_size)
 
     @property
     def num_active(self) -> int:
@@ -254,13 +252,7 @@ class Scheduler:
         room = self.backend.max_rows - len(rows) - sum(len(piece.token_ids) for _, piece in fed)
         drafts = self._drafts(rows, room)
         steps = 1 if any(drafts) else self._steps(rows)
-        table = np.zeros(len(rows) + sum(map(len, drafts)), ROW)
-        self._held = []
-        first = 0
-        for generation, draft in zip(rows, drafts, strict=True):
-            for ahead in range(len(draft) + 1):
-                self._fill(table[first + ahead], generation, ahead, draft)
-            first += len(draft) + 1
+        table = self._table.filled(rows, drafts)
         started = time.perf_counter()
         choices = self.backend.run(table, steps, [piece for _, piece in fed])
         seconds = time.perf_counter() - started
@@ -351,39 +343,3 @@ class Scheduler:
         if any(self._watched(generation) for generation in rows):
             return 1
         return max(1, min(MAX_STEPS, int(CALL_SECONDS / self._step_seconds)))
-
-    def _fill(self, row: np.void, generation: Generation, ahead: int, draft: Sequence[int]) -> None:
-        """The row of a generation, or of the position `ahead` of it, after that many guessed tokens."""
-        request, slot = generation.request, generation.slot
-        assert slot is not None
-        row["slot"], row["position"] = slot.number, len(generation.ids) - 1 + ahead
-        row["token"] = draft[ahead - 1] if ahead else generation.ids[-1]
-        row["remaining"] = generation.limit - len(generation.token_ids) - ahead
-        row["temperature"] = request.temperature
-        row["top_k"] = min(request.top_k, self.backend.config.vocab_size)  # 32 bits hold that
-        row["top_p"], row["min_p"] = request.top_p, request.min_p
-        if request.temperature > 0:
-            row["uniforms"] = generation.uniforms.ctypes.data + 8 * (len(generation.token_ids) + ahead)
-        triggers = request.interceptor.trigger_ids if request.interceptor is not None else None
-        if request.stop_ids or triggers:
-            row["events"] = self._map(request.stop_ids, triggers or frozenset()).ctypes.data
-        if generation.constraint is not None:
-            row["allowed"] = self._hold(generation.mask)
-        if request.logit_bias:
-            bias = np.zeros(self.backend.config.vocab_size, np.float32)
-            for token, value in request.logit_bias.items():
-                bias[token] = value
-            row["bias"] = self._hold(bias)
-
-    def _hold(self, values: npt.NDArray[np.generic]) -> int:
-        self._held.append(values)
-        return int(values.ctypes.data)
-
-    def _map(self, stop_ids: frozenset[int], triggers: frozenset[int]) -> npt.NDArray[np.uint8]:
-        """Which tokens make a row pause."""
-        found = self._maps.get((stop_ids, triggers))
-        if found is None:
-            found = np.zeros(self.backend.config.vocab_size, np.uint8)
-            found[[token for token in stop_ids | triggers if 0 <= token < len(found)]] = 1
-            self._maps[stop_ids, triggers] = found
-        return found
