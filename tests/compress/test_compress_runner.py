@@ -161,6 +161,14 @@ def test_errors_are_said_and_the_status_is_two(
     assert done.returncode == 2 and said in done.stderr
 
 
+def test_heads_that_do_not_fit_are_refused(native: list[str], tmp_path: Path) -> None:
+    network = make_network(
+        vocab_size=VOCABULARY, num_heads=1, num_kv_heads=1, head_dim=4096, max_positions=16
+    )
+    done = run(native, "-i", write(tmp_path / "w", network, "f16"), 1, 2)
+    assert done.returncode == 2 and "the heads do not fit" in done.stderr
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("whole") / "w", network_of("qwen3"), "q4_0")

@@ -114,6 +114,15 @@ def test_padding_writes_into_no_slot(backend):
         assert changed.nonzero()[:, 0].tolist() == [5]
 
 
+def test_logits_of_more_rows_than_a_bucket_are_those_of_all(network):
+    backend = DeviceBackend(network, num_slots=300)
+    rows = rows_at(range(300), 0, np.arange(300) % VOCABULARY)
+    found = backend.run(rows)
+    assert backend.logits.shape == (300, VOCABULARY) == (len(backend.lse), VOCABULARY)
+    assert np.array_equal(backend.logits.argmax(1), found["token"][:, 0])
+    assert backend.logits[7] == pytest.approx(expected(network, [7]) + backend.lse[7], abs=1e-4)
+
+
 def test_rows_that_are_done_become_padding_within_a_call(backend):
     backend.forward([Fed(0, 0, [1, 2]), Fed(1, 0, [3, 4])], [])
     rows = rows_at([0, 1], 2, 5, remaining=[2, 6])

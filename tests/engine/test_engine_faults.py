@@ -1,5 +1,9 @@
 """Faults of other engines that no other test rules out; `docs/faults.md` has all of them."""
 
+import math
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +82,41 @@ def test_sums_of_the_largest_codes_do_not_saturate(form, target):
     logits = NativeBackend(network, form, num_slots=1, target=target).forward([Fed(0, 0, [0, 1])], [0, 1])
     expected = np.where(np.arange(96) % 2, -512.0, 512.0)
     assert np.allclose(logits[0], expected, rtol=0.01) and np.allclose(logits[1], -expected, rtol=0.01)
+
+
+@pytest.mark.parametrize("target", RUNNABLE)
+@pytest.mark.parametrize(("form", "kv"), [("q8", "f32"), ("q4", "f32"), ("f32", "q8")])
+def test_what_is_not_a_number_is_not_rounded_to_one(form, kv, target):
+    """One value of a head is none; comparing sizes passes over it, and 8 bits then make a number of it."""
+    for at in (-1, -20, -32):
+        network = make_network(architecture="qwen2", qk_norm=False, qkv_bias=True)
+        with torch.no_grad():
+            network.model.layers[0].self_attn.qkv_proj.bias[at] = math.nan
+        backend = NativeBackend(network, form, kv=kv, num_slots=1, target=target)
+        assert np.isnan(backend.forward([Fed(0, 0, [1, 2])], [0, 1])[:, :96]).all(), at
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_has_no_threads_and_computes_alone():
+    backend = NativeBackend(make_network(vocab_size=12000, hidden_size=256), num_slots=2, threads=3)
+    expected = backend.forward([Fed(0, 0, [1, 2, 3])], [2]).copy()
+    child = os.fork()
+    if not child:
+        signal.alarm(60)  # whoever waits for a thread that is not there waits for ever
+        found = backend.forward([Fed(1, 0, [1, 2, 3])], [2])
+        same = np.array_equal(found, expected)
+        del backend
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert np.array_equal(backend.forward([Fed(1, 0, [1, 2, 3])], [2]), expected)
+
+
+def test_what_the_native_library_has_no_room_for_is_refused():
+    with pytest.raises(KweekError, match="with 0 threads"):
+        NativeBackend(make_network(), num_slots=1, threads=0)
+    with pytest.raises(KweekError, match="up to 1024 numbers, not 1026"):
+        NativeBackend(make_network(head_dim=1026), kv="f16", num_slots=1)
 
 
 def test_a_slot_that_grows_leaves_the_others_where_they_are():

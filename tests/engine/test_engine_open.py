@@ -7,15 +7,16 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from kweek.cli.main import app
 from kweek.compress.export import export_gguf
 from kweek.compress.scales import nearest_codes, searched_scales
 from kweek.engine.native import library
-from kweek.engine.open import open_model
+from kweek.engine.open import has_four_bits, open_model
 from kweek.errors import ConfigError, KweekError
-from kweek.model.checkpoint import save_model
+from kweek.model.checkpoint import load_model, save_model
 from kweek.model.config import ModelConfig
 from kweek.model.initial import initialise
 from kweek.model.network import Network
@@ -83,12 +84,22 @@ def test_what_is_refused(folder, gguf):
         open_model(folder, "llama.cpp")
     with pytest.raises(ConfigError, match=r"this is a file.*--backend llama.cpp"):
         open_model(gguf, "vllm")
-    for option, value in ((":weights", "q8"), (":kv", "f16"), (":threads", 2)):
+    for option, value in ((":weights", "q8"), (":weights", "f32"), (":kv", "f16"), (":threads", 2)):
         name = option.removeprefix(":")
         with pytest.raises(
             ConfigError, match=f"--{name}: {value} is for the native library.*--backend torch"
         ):
             open_model(folder, "torch", **{name: value})
+
+
+@on_a_cpu
+def test_rows_without_whole_groups_are_refused_when_the_model_is_opened(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "m", ignore=shutil.ignore_patterns("model.safetensors"))
+    network = Network(ModelConfig(320, 64, 90, 2, 4, 2, head_dim=32, max_positions=256))
+    initialise(network, torch.Generator().manual_seed(0))
+    save_model(tmp_path / "m", network)
+    with pytest.raises(ConfigError, match=r"--weights: rows of 90 are no whole groups of 32 for q8"):
+        open_model(tmp_path / "m", weights="q8")
 
 
 def rounded(network, bits, but=()):
@@ -124,6 +135,26 @@ def test_a_model_of_four_bits_keeps_them(folder, tmp_path, tied):
         open_model(tmp_path / "4", weights=form).model.score([[1, 2, 3]])[0] for form in ("f32", "auto")
     )
     assert exact != kept and exact == pytest.approx(kept, abs=0.05), "activations in 8 bits"
+
+
+@pytest.mark.parametrize("change", ["bf16 scales", "a pattern", "no list"])
+def test_four_bits_of_others_are_only_taken_where_they_stay(folder, tmp_path, change):
+    network = Network(ModelConfig(320, 64, 96, 2, 4, 2, head_dim=32, max_positions=256))
+    initialise(network, torch.Generator().manual_seed(0))
+    but = ("lm_head.weight",) if change == "a pattern" else ()
+    save_model(tmp_path, network, torch.float16, quantized_tensors=rounded(network, 4, but))
+    config = json.loads((tmp_path / "config.json").read_text())
+    if change == "bf16 scales":
+        stored = load_file(tmp_path / "model.safetensors")
+        scales = {name: part.bfloat16() for name, part in stored.items() if name.endswith("_scale")}
+        save_file(stored | scales, tmp_path / "model.safetensors")
+    elif change == "a pattern":
+        config["quantization_config"]["ignore"] = ["re:.*lm_head"]
+    else:
+        del config["quantization_config"]["ignore"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    load_model(tmp_path)  # is read as it is
+    assert has_four_bits(tmp_path) == (change == "no list")
 
 
 def test_chat_with_a_gguf_file_by_llama_cpp(gguf):

@@ -240,6 +240,70 @@ def test_a_text_without_memory_ends_alone_and_idle_prefixes_make_room(engine, mo
     assert [completion.token_ids for completion in poor.generate(requests)] == expected
 
 
+def test_a_text_that_got_no_memory_leaves_no_prefix_to_be_found(engine, monkeypatch):
+    make = Engine._make
+    prompt = [(3 * i) % VOCABULARY for i in range(60)]
+    again = Request([*prompt, 5], 8)
+    expected = engine.generate([again])[0].token_ids
+    monkeypatch.setattr(Engine, "_make", lambda self: Poor(make(self), 450))
+    poor = Engine(engine.network, num_slots=4)
+    poor.submit(Request(prompt, 100, 1.0, seed=1))
+    poor.step()  # it is running, so that the others copy from it
+    big = poor.submit(Request([*prompt, *[9] * 400], 4))
+    assert dict(poor.step())[big].stop_reason == "error"
+    ticket, done = poor.submit(again), {}
+    while ticket not in done:
+        done |= dict(poor.step())
+    assert done[ticket].token_ids == expected
+
+
+class Stumbling:
+    """A backend whose first call fails before it computes."""
+
+    def __init__(self, backend):
+        self._backend, self._stumbled = backend, False
+
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+
+    def run(self, rows, steps=1, fed=()):
+        if not self._stumbled:
+            self._stumbled = True
+            raise MemoryError
+        return self._backend.run(rows, steps, fed)
+
+
+def test_of_a_call_that_failed_nothing_is_found_again(engine, monkeypatch):
+    make = Engine._make
+    request = Request([(5 * i) % VOCABULARY for i in range(40)], 8)
+    expected = engine.generate([request])[0].token_ids
+    monkeypatch.setattr(Engine, "_make", lambda self: Stumbling(make(self)))
+    stumbling = Engine(engine.network, num_slots=4)
+    ticket = stumbling.submit(request)
+    with pytest.raises(MemoryError):
+        stumbling.step()
+    stumbling.cancel(ticket)  # as the server's worker does
+    assert [completion.stop_reason for _, completion in stumbling.step()] == ["cancelled"]
+    assert stumbling.generate([request])[0].token_ids == expected
+
+
+def test_tokens_outside_the_vocabulary_are_refused_wherever_they_come_from(engine):
+    for wrong in ({-1: 1.0}, {VOCABULARY: 1.0}, {3: math.nan}, {3: math.inf}):
+        with pytest.raises(KweekError, match=r"logit_bias has a token outside 0 \.\. 63"):
+            engine.submit(Request([1], 2, logit_bias=wrong))
+    for wrong in ({"max_new_tokens": -1}, {"max_new_tokens": 2, "seed": -1}):
+        with pytest.raises(KweekError, match="cannot generate"):
+            engine.submit(Request([1], **wrong))
+    with pytest.raises(KweekError, match="a sequence has a token outside"):
+        engine.score([[1, 2], [], [3, VOCABULARY]])
+    for token in (-1, VOCABULARY):
+        done = engine.generate([Request([1, 2], 9, interceptor=Forcing(4, [token])), Request([1], 9)])
+        assert done[0].stop_reason == "error" and "a tool said a token outside" in done[0].error
+        assert len(done[1].token_ids) == 9
+    many, all_of_them = engine.generate([Request([1, 2], 5, 1.0, top_k=k) for k in (1 << 40, VOCABULARY)])
+    assert many.token_ids == all_of_them.token_ids
+
+
 def test_the_likeliest_tokens_are_named_best_first(engine, network):
     full = probabilities(network, [8, 1])
     done = engine.generate([Request([8, 1], 4, num_top=3)])[0]
@@ -403,6 +467,12 @@ def test_a_format_that_the_sizes_do_not_allow_is_an_error_and_not_another_format
         Engine(narrow, weights="q4").generate([Request([1], 2)])
     with pytest.raises(KweekError, match="no whole groups"):
         Engine(narrow, weights="q8").score([[1, 2]])
+
+
+def test_what_only_the_native_library_has_is_not_ignored_by_torch(network):
+    for options in ({"weights": "q4"}, {"kv": "q8"}, {"threads": 2}):
+        with pytest.raises(KweekError, match="weights, kv, threads and the native library"):
+            Engine(network, computing="torch", **options).generate([Request([1], 2)])
 
 
 def test_without_a_library_it_says_so_once_and_goes_on(network, monkeypatch):

@@ -1,5 +1,7 @@
 """Guesses never change what is said, agree where the text repeats, and stop where they do not pay."""
 
+import math
+
 import pytest
 import torch
 
@@ -59,6 +61,32 @@ def test_the_same_tokens_and_probabilities_with_and_without(network, name):
     assert [c.token_ids for c in guessed] == [c.token_ids for c in plain]
     assert [c.logprobs for c in guessed] == [c.logprobs for c in plain]
     assert speculation.num_guessed > 0
+
+
+class Seven:
+    """Always guesses token 7."""
+
+    def propose(self, slot, ids, count):
+        return [7] * count
+
+
+def test_a_guess_that_breaks_the_network_is_an_error_and_not_a_token(network):
+    broken = Network(network.config)
+    broken.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        broken.model.embed_tokens.weight[7] = math.nan
+    told = []
+    for speculation in (None, Always(Seven())):
+        engine = Engine(broken, speculation=speculation)
+        ticket = engine.submit(
+            Request([1, 2, 3], 9, logit_bias={7: 1000.0}), lambda token, _: told.append(token)
+        )
+        done = {}
+        while ticket not in done:
+            done |= dict(engine.step())
+        assert done[ticket].stop_reason == "error" and "not a number" in done[ticket].error
+        assert done[ticket].token_ids == [7]
+    assert told == [7, 7]
 
 
 def test_a_model_agrees_with_itself(network):

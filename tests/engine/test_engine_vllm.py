@@ -9,14 +9,16 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import math
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kweek.engine.vllm.engine import VllmSizes, load
+from kweek.engine.vllm.engine import VllmEngine, VllmSizes, load
 from kweek.engine.vllm.translate import Growing, limit_of, prompt_of, sampling_arguments
 from kweek.errors import KweekError
 from kweek.model.config import ModelConfig
@@ -199,6 +201,54 @@ def test_budgets_and_prompts_that_are_only_scored():
     assert growing(Request([1, 2], 0)).reason == "length"
     unknown = VllmSizes(300, 512, None)
     assert math.isnan(unknown.num_flops_decode(3)) and math.isnan(unknown.num_flops_per_token(3))
+
+
+def test_a_failing_listener_leaves_nothing_behind(monkeypatch, tmp_path):
+    """vLLM itself is a stand-in that says token 5 in every step until three have been said."""
+
+    class LLMEngine:
+        model_config = SimpleNamespace(get_vocab_size=lambda: 300, max_model_len=512)
+
+        def __init__(self):
+            self.said = {}
+
+        @classmethod
+        def from_engine_args(cls, arguments):
+            return cls()
+
+        def add_request(self, request_id, prompt, params):
+            self.said[request_id] = 0
+
+        def abort_request(self, request_ids):
+            self.said = {name: count for name, count in self.said.items() if name not in request_ids}
+
+        def has_unfinished_requests(self):
+            return bool(self.said)
+
+        def step(self):
+            outputs = []
+            for name in list(self.said):
+                self.said[name] += 1
+                output = step([5], [-1.0], "length" if self.said[name] == 3 else None)
+                outputs.append(replace(output, request_id=name))
+                if output.finished:
+                    del self.said[name]
+            return outputs
+
+    fake = SimpleNamespace(EngineArgs=dict, LLMEngine=LLMEngine, SamplingParams=lambda **_: None)
+    monkeypatch.setattr("kweek.engine.vllm.engine.load", lambda: fake)
+    kinds = SimpleNamespace(RequestOutputKind=SimpleNamespace(DELTA=1))
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "vllm.sampling_params", kinds)
+    engine = VllmEngine(tmp_path)
+
+    def fail(index, token):
+        raise RuntimeError("listener")
+
+    with pytest.raises(RuntimeError, match="listener"):
+        engine.generate([Request([1], 3), Request([2], 3)], fail)
+    assert engine.num_active == 0 and not engine._engine.said
+    assert [done.token_ids for done in engine.generate([Request([1], 3)])] == [[5, 5, 5]]
 
 
 def test_without_vllm_the_command_that_installs_it_is_named(monkeypatch):

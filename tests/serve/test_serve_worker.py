@@ -130,3 +130,25 @@ def test_a_failed_step_is_an_error_and_not_the_end(trained, for_good):
         return len(done[0].token_ids)
 
     assert served(engine, work) == (503 if for_good else 5)
+
+
+class Starved(Engine):
+    """Has no memory for its backend at first."""
+
+    starved = True
+
+    def _make(self):
+        if self.starved:
+            self.starved = False
+            raise MemoryError
+        return super()._make()
+
+
+def test_an_engine_that_cannot_begin_is_an_error_and_not_the_end(trained):
+    async def work(worker):
+        with pytest.raises(Refusal, match=r"cannot begin \(not enough memory\)") as caught:
+            await collect(worker.submit([Request([1], 5)]))
+        _, done = await collect(worker.submit([Request([1], 5)]))
+        return caught.value.status, len(done[0].token_ids), worker.num_active
+
+    assert served(Starved(trained.network), work) == (500, 5, 0)

@@ -91,8 +91,17 @@ class BatchEngine(ABC):
         return [done[index] for index in range(len(requests))]
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Natural-log probability of every token given those before it; the first has 0.0."""
+        """Natural-log probability of every token given those before it; the first has 0.0.
+
+        Raises:
+            KweekError: a token outside the vocabulary.
+        """
         backend = self._current().backend
+        size = backend.config.vocab_size
+        if not all(0 <= min(sequence) <= max(sequence) < size for sequence in sequences if sequence):
+            raise KweekError(
+                f"a sequence has a token outside 0 .. {size - 1}", fix="use this model's own tokenizer"
+            )
         result: list[list[float]] = [[0.0] if sequence else [] for sequence in sequences]
         lengths = [len(sequence) - 1 for sequence in sequences]
         for group in _calls(lengths, self._score_slots):

@@ -51,7 +51,7 @@ class Engine(BatchEngine):
         threads: of the native library; see `NativeBackend`.
         speculation: guesses tokens ahead, with the same result.
         computing: "native" and "torch" insist; "auto" takes the native library where it can be had, else says so once
-            and goes on with torch.
+            and goes on with torch, in fp32. What only the native library has is refused elsewhere.
     """
 
     def __init__(
@@ -165,7 +165,14 @@ class Engine(BatchEngine):
 
     def _make(self) -> Backend:
         num_slots = self._num_slots + SCORE_SLOTS
-        if self.network.head_weight.is_cuda:
+        on_gpu = self.network.head_weight.is_cuda
+        native_only = (self._weights, self._kv, self._threads) != ("f32", "f32", 1)
+        if (on_gpu or self._computing == "torch") and (native_only or self._computing == "native"):
+            raise KweekError(
+                "weights, kv, threads and the native library are for networks on the CPU, and not for torch",
+                fix="leave them out, or move the network to the CPU and compute natively",
+            )
+        if on_gpu:
             return DeviceBackend(self.network, num_slots=num_slots)
         if self._computing == "torch":
             return EagerBackend(self.network, num_slots=num_slots)

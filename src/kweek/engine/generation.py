@@ -37,6 +37,7 @@ class Generation:
     ids: list[int]
     limit: int
     reason_at_limit: StopReason
+    vocab_size: int
     on_token: OnToken | None = None
     constraint: Constraint | None = None
     mask: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
@@ -73,7 +74,9 @@ class Generation:
         if request.max_flop < math.inf:
             limit = affordable(request, config)
         reason: StopReason = "budget" if limit < request.max_new_tokens else "length"
-        generation = cls(ticket, request, list(request.prompt_ids), limit, reason, on_token)
+        generation = cls(
+            ticket, request, list(request.prompt_ids), limit, reason, config.vocab_size, on_token
+        )
         if request.temperature > 0:
             # A counter-based stream per request: its samples do not depend on who else is in the batch.
             generation.uniforms = np.random.Generator(np.random.Philox(key=request.seed)).random(
@@ -177,6 +180,8 @@ class Generation:
         ):
             return True
         forced = list(interceptor(self.ids))[: self.limit - len(self.token_ids)]
+        if not all(0 <= forced_token < self.vocab_size for forced_token in forced):
+            raise KweekError(f"a tool said a token outside 0 .. {self.vocab_size - 1}", fix="mend the tool")
         for forced_token in forced:
             self._append(forced_token, 0.0, 0.0, 1.0, False)
             if token_bytes is not None and request.stop_texts:
@@ -281,6 +286,18 @@ def check(request: Request, config: Sizes) -> None:
     if request.constraint is not None and request.interceptor is not None:
         raise KweekError(
             "a request has a constraint and a tool whose results it cannot foresee", fix="leave one out"
+        )
+    if not all(
+        0 <= token < config.vocab_size and value < math.inf for token, value in request.logit_bias.items()
+    ):
+        raise KweekError(
+            f"logit_bias has a token outside 0 .. {config.vocab_size - 1}, or a value that is no number",
+            fix="name tokens of this model; minus infinity forbids one",
+        )
+    if request.max_new_tokens < 0 or not 0 <= request.seed < 1 << 128:
+        raise KweekError(
+            f"cannot generate {request.max_new_tokens} tokens with seed {request.seed}",
+            fix="give both from 0 on",
         )
     shapes = (request.temperature >= 0, 0 < request.top_p <= 1, 0 <= request.min_p <= 1, request.top_k >= 0)
     if not all(shapes) or request.temperature == math.inf:

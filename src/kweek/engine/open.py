@@ -16,12 +16,14 @@ from kweek.engine.native import library as native
 from kweek.engine.native.decoder import KVFormat
 from kweek.engine.native.pack import WeightFormat
 from kweek.errors import CheckpointError, ConfigError, KweekError
-from kweek.model.checkpoint import CONFIG_FILE, load_model
+from kweek.model.checkpoint import load_model
+from kweek.model.config import ModelConfig
 from kweek.model.gguf import load_gguf
 from kweek.model.gguf_file import GGUFFile
 from kweek.model.network import Network
+from kweek.model.quantized import GROUP_SIZE, packed_bits
+from kweek.model.tensors import TensorFolder
 from kweek.protocols import Completion, Request
-from kweek.store.files import read_json
 from kweek.tokenize.tokenizer import Tokenizer
 
 BackendName = Literal["auto", "native", "torch", "llama.cpp", "vllm"]
@@ -87,7 +89,7 @@ def open_model(
         backend: a `BackendName`. "auto" takes torch on a CUDA device where there is one, else the native library.
         weights: how the native library holds them; see `Engine`. "auto" is "q4" for a model whose weights have 4 bits
             or fewer, which keeps its codes as they are, else "f32".
-        kv, threads: of the native library, too. Naming anything but the defaults insists on that library.
+        kv, threads: of the native library, too. Naming weights, or anything but the defaults of these, insists on it.
 
     Raises:
         ConfigError: an unknown backend, or one that cannot read this kind of file.
@@ -98,7 +100,7 @@ def open_model(
         known = ", ".join(get_args(BackendName))
         raise ConfigError(f"there is no backend {backend!r}", where="--backend", fix=f"use one of {known}")
     wished = {
-        "--weights": weights if weights not in ("auto", "f32") else None,
+        "--weights": weights if weights != "auto" else None,
         "--kv": kv if kv != "f32" else None,
         "--threads": threads if threads > 1 else None,
     }
@@ -127,14 +129,20 @@ def has_four_bits(where: Path) -> bool:
     if where.is_file():
         with GGUFFile(where) as file:
             return {part.type_name for part in file.tensors.values() if len(part.shape) == 2} == {"Q4_0"}
-    config = read_json(where / CONFIG_FILE)
-    document = config.get("quantization_config")
-    # A tied head is the embedding, though readers of the format want it named among what is left alone.
-    if document is None or ("lm_head" in document["ignore"] and not config.get("tie_word_embeddings")):
-        return False
-    groups = document["config_groups"].values()
-    embedded = any(name.endswith("embed_tokens") for group in groups for name in group["targets"])
-    return embedded and all(group["weights"]["num_bits"] <= 4 for group in groups)
+    # What is stored counts: lists of what is left alone also name patterns, and a head that is the embedding.
+    with TensorFolder(where) as tensors:
+        matrices = {name: shape for name, shape in tensors.shapes.items() if len(shape) == 2}
+        packed = [name.removesuffix("_packed") for name in matrices if name.endswith(".weight_packed")]
+        return len(matrices) == 2 * len(packed) > 0 and all(_fits_q4(tensors, name) for name in packed)
+
+
+def _fits_q4(tensors: TensorFolder, name: str) -> bool:
+    """Whether "q4" holds the very numbers of a packed matrix: scales in fp16 for whole groups of 32."""
+    num_columns = int(tensors.read(f"{name}_shape")[1])
+    bits = packed_bits(tensors.shapes[f"{name}_packed"][1], num_columns)
+    groups = tensors.shapes[f"{name}_scale"][1]
+    whole = groups and num_columns % groups == 0 and num_columns // groups % GROUP_SIZE == 0
+    return bool(whole and bits is not None and bits <= 4 and tensors.dtypes[f"{name}_scale"] == "F16")
 
 
 def _load_gguf(path: Path) -> tuple[Network, Tokenizer]:
@@ -160,11 +168,27 @@ def _with_network(
         said = f"Computed by torch in bf16 on {torch.cuda.get_device_name()}."
     else:
         computing, said = _on_the_cpu(backend, weights)
+        if computing == "torch":
+            weights = "f32"  # nobody asked for others: they would have insisted on the native library
+        _check_rows(config, weights)
         engine = Engine(
             network, token_bytes=tokens, weights=weights, kv=kv, threads=threads, computing=computing
         )
 
     return Opened(engine, tokenizer, config.max_positions, config.vocab_size, said)
+
+
+def _check_rows(config: ModelConfig, weights: WeightFormat) -> None:
+    """Raises:
+    ConfigError: rows that are no whole groups; said now and not to the first who asks the model something.
+    """
+    sizes = (config.hidden_size, config.query_size, config.intermediate_size)
+    if weights in ("q8", "q4") and (wrong := [size for size in sizes if size % GROUP_SIZE]):
+        raise ConfigError(
+            f"rows of {wrong[0]} are no whole groups of {GROUP_SIZE} for {weights}",
+            where="--weights",
+            fix="use f16 or f32",
+        )
 
 
 def _on_the_cpu(backend: str, weights: WeightFormat) -> tuple[Literal["native", "torch"], str]:

@@ -8,12 +8,11 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 import numpy as np
-import numpy.typing as npt
 
 from kweek.engine.backend import MAX_ROWS, Backend, Fed
 from kweek.engine.generation import Generation, OnToken
-from kweek.engine.native.rows import ROW
 from kweek.engine.prompt_scores import likeliest
+from kweek.engine.row_table import RowTable
 from kweek.engine.slots import Slot, Slots, common_prefix
 from kweek.engine.speculation import Speculation
 from kweek.engine.suspended import Suspended
@@ -50,8 +49,7 @@ class Scheduler:
         self._running: list[Generation] = []
         self._tickets = 0
         self._step_seconds = CALL_SECONDS  # of one step, as last measured
-        self._maps: dict[tuple[frozenset[int], frozenset[int]], npt.NDArray[np.uint8]] = {}
-        self._held: list[npt.NDArray[np.generic]] = []  # what the rows of the present call point at
+        self._table = RowTable(backend.config.vocab_size)
 
     @property
     def num_active(self) -> int:
@@ -161,11 +159,15 @@ class Scheduler:
     def _place(self, generation: Generation, slot: Slot, source: Slot | None, length: int) -> None:
         """Begin in a slot with what is computed already of the text."""
         generation.slot = slot
-        if self._fits(generation) and source is not None:
-            if source.token_ids[:length] == slot.token_ids:
+        if source is None:
+            self._fits(generation)
+        else:
+            wanted, slot.token_ids = slot.token_ids, []  # until it is copied nothing is there
+            if self._fits(generation) and source.token_ids[:length] == wanted:
                 self.backend.fork(source.number, slot.number, length)
-            else:  # its memory has just been given back
-                length, slot.token_ids = 0, []
+                slot.token_ids = wanted
+            else:  # there is no memory, or that of the source has just been given back
+                length = 0
         generation.num_fed = generation.num_shared = length
 
     def _fits(self, generation: Generation) -> bool:
@@ -247,40 +249,40 @@ class Scheduler:
             first = last
 
     def _call(self, rows: list[Generation], fed: list[tuple[Generation, Fed]]) -> None:
-        for generation, piece in fed:
-            assert generation.slot is not None
-            generation.slot.token_ids += piece.token_ids
-            generation.num_fed += len(piece.token_ids)
         room = self.backend.max_rows - len(rows) - sum(len(piece.token_ids) for _, piece in fed)
         drafts = self._drafts(rows, room)
         steps = 1 if any(drafts) else self._steps(rows)
-        table = np.zeros(len(rows) + sum(map(len, drafts)), ROW)
-        self._held = []
-        first = 0
-        for generation, draft in zip(rows, drafts, strict=True):
-            for ahead in range(len(draft) + 1):
-                self._fill(table[first + ahead], generation, ahead, draft)
-            first += len(draft) + 1
+        table = self._table.filled(rows, drafts)
         started = time.perf_counter()
         choices = self.backend.run(table, steps, [piece for _, piece in fed])
         seconds = time.perf_counter() - started
+        for generation, piece in fed:  # only now: of a call that failed nothing may be found again
+            assert generation.slot is not None
+            generation.slot.token_ids += piece.token_ids
+            generation.num_fed += len(piece.token_ids)
         if not fed and not any(drafts):
             self._step_seconds = seconds / max(1, int(table["produced"].max(initial=1)))
         first = taken = accepted = 0
+        # Once for all: a device fetches them when they are asked for.
+        logits_BV = self.backend.logits if any(g.request.num_top for g in rows) else None
         for generation, draft in zip(rows, drafts, strict=True):
-            if generation.request.num_top:
-                logits_V = self.backend.logits[first, : self.backend.config.vocab_size]
+            if logits_BV is not None and generation.request.num_top:
+                logits_V = logits_BV[first, : self.backend.config.vocab_size]
                 lse = float(self.backend.lse[first])
                 generation.top.append(likeliest(logits_V, lse, generation.request.num_top))
+            last = first
             if draft:
                 agreed = common_prefix(draft, choices[first : first + len(draft), 0]["token"].tolist())
-                chosen = choices[first : first + agreed + 1, 0].tolist()
+                last = first + agreed
+                # A row whose logits are not numbers has produced nothing, whatever stands in its place.
+                produced = table["produced"][first : last + 1].astype(bool)
+                chosen = choices[first : last + 1, 0][produced].tolist()
                 accepted += agreed
             else:
                 chosen = choices[first, : int(table["produced"][first])].tolist()
             before = len(generation.token_ids)
             self._take(generation, chosen)
-            if table["done"][first] == BROKEN and generation.reason is None:
+            if table["done"][last] == BROKEN and generation.reason is None:
                 generation.fail("the network computed something that is not a number; its weights are broken")
             taken += len(generation.token_ids) - before
             first += len(draft) + 1
@@ -341,38 +343,3 @@ class Scheduler:
         if any(self._watched(generation) for generation in rows):
             return 1
         return max(1, min(MAX_STEPS, int(CALL_SECONDS / self._step_seconds)))
-
-    def _fill(self, row: np.void, generation: Generation, ahead: int, draft: Sequence[int]) -> None:
-        """The row of a generation, or of the position `ahead` of it, after that many guessed tokens."""
-        request, slot = generation.request, generation.slot
-        assert slot is not None
-        row["slot"], row["position"] = slot.number, len(generation.ids) - 1 + ahead
-        row["token"] = draft[ahead - 1] if ahead else generation.ids[-1]
-        row["remaining"] = generation.limit - len(generation.token_ids) - ahead
-        row["temperature"], row["top_k"] = request.temperature, request.top_k
-        row["top_p"], row["min_p"] = request.top_p, request.min_p
-        if request.temperature > 0:
-            row["uniforms"] = generation.uniforms.ctypes.data + 8 * (len(generation.token_ids) + ahead)
-        triggers = request.interceptor.trigger_ids if request.interceptor is not None else None
-        if request.stop_ids or triggers:
-            row["events"] = self._map(request.stop_ids, triggers or frozenset()).ctypes.data
-        if generation.constraint is not None:
-            row["allowed"] = self._hold(generation.mask)
-        if request.logit_bias:
-            bias = np.zeros(self.backend.config.vocab_size, np.float32)
-            for token, value in request.logit_bias.items():
-                bias[token] = value
-            row["bias"] = self._hold(bias)
-
-    def _hold(self, values: npt.NDArray[np.generic]) -> int:
-        self._held.append(values)
-        return int(values.ctypes.data)
-
-    def _map(self, stop_ids: frozenset[int], triggers: frozenset[int]) -> npt.NDArray[np.uint8]:
-        """Which tokens make a row pause."""
-        found = self._maps.get((stop_ids, triggers))
-        if found is None:
-            found = np.zeros(self.backend.config.vocab_size, np.uint8)
-            found[[token for token in stop_ids | triggers if 0 <= token < len(found)]] = 1
-            self._maps[stop_ids, triggers] = found
-        return found

@@ -183,6 +183,13 @@ class Worker:
             except KweekError as error:
                 self._said.append((batch, index, Refusal.of(error)))
                 continue
+            except (
+                Exception
+            ) as error:  # the first request makes the engine's backend; this thread must outlive it
+                what = _cause(error)
+                refusal = Refusal(f"The engine cannot begin ({what}).", status=500, code="generation_failed")
+                self._said.append((batch, index, refusal))
+                continue
             self._owners[ticket] = batch, index
             batch.tickets.add(ticket)
 
@@ -204,7 +211,7 @@ class Worker:
 
     def _recover(self, error: Exception) -> None:
         """Tell everyone whose generation a failed step has cost, and empty the engine for those to come."""
-        what = "not enough memory" if is_out_of_memory(error) else type(error).__name__
+        what = _cause(error)
         refusal = Refusal(f"The engine failed in a step ({what}); the generation is lost.", status=500)
         lost, self._owners = self._owners, {}
         for batch, index in lost.values():
@@ -227,6 +234,10 @@ class Worker:
             said, self._said = self._said, []
             assert self._loop is not None
             self._loop.call_soon_threadsafe(self._deliver, said)
+
+
+def _cause(error: Exception) -> str:
+    return "not enough memory" if is_out_of_memory(error) else type(error).__name__
 
 
 class _Broken:

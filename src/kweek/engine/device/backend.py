@@ -80,9 +80,14 @@ class DeviceBackend:
         rows["produced"], rows["done"] = 0, rows["remaining"] <= 0
         choices = np.zeros((len(rows), steps), CHOICE)
         lse = np.zeros(len(rows), np.float32)
+        found: list[Tensor] = []
         for start in range(0, len(rows), BUCKETS[-1]):
             part = slice(start, start + BUCKETS[-1])
             lse[part] = self._run(rows[part], steps, choices[part])
+            if len(rows) > BUCKETS[-1]:  # the next batch writes where these are
+                found.append(self._logits_BV[self._rows_of_logits])
+        if found:
+            self._logits_BV, self._rows_of_logits = torch.cat(found), np.arange(len(rows))
         self.lse = lse
         return choices
 
@@ -124,7 +129,7 @@ class DeviceBackend:
         def step() -> None:
             self._step(shape)
 
-        self._steps[shape] = step
+        play: Callable[[], None] = step
         if self._capture:
             self._static.clear(shape)  # what is computed while recording must touch no slot but the spare one
             beside = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
@@ -137,8 +142,11 @@ class DeviceBackend:
             with torch.cuda.graph(graph, pool=self._pool):
                 step()
             self._pool = graph.pool()
-            self._steps[shape] = graph.replay
-        return self._steps[shape]
+            play = graph.replay
+        self._steps[shape] = (
+            play  # only now: where recording failed it is tried again, not left out in silence
+        )
+        return play
 
     def _step(self, shape: Shape) -> None:
         """One token for every row, from the buffers into the buffers; nothing here waits for the device."""

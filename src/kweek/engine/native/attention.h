@@ -71,12 +71,22 @@ static void rotate(float *x, const float *cosine, const float *sine, int half) {
     }
 }
 
-/* A head's vector in 8 bits, times the scale that is returned. */
+/* A head's vector in 8 bits, times the scale that is returned; as in quantise_row, it is not finite where x is not. */
 static float in_eight_bits(const float *x, int n, int8_t *out) {
-    float most = 0.0f;
-    for (int i = 0; i < n; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-    float inverse = most > 0.0f ? 127.0f / most : 0.0f;
-    for (int i = 0; i < n; i++) out[i] = (int8_t)(int32_t)rintf(x[i] * inverse);
+    int32_t largest = 0;
+    for (int i = 0; i < n; i++) {
+        int32_t bits;
+        memcpy(&bits, x + i, 4);
+        bits &= 0x7fffffff;
+        largest = bits > largest ? bits : largest;
+    }
+    float most;
+    memcpy(&most, &largest, 4);
+    if (most > LEAST && most < INFINITY) {
+        float inverse = 127.0f / most;
+        for (int i = 0; i < n; i++) out[i] = (int8_t)(int32_t)rintf(x[i] * inverse);
+    } else
+        memset(out, 0, n);
     return most / 127.0f;
 }
 

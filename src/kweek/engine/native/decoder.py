@@ -18,10 +18,11 @@ from kweek.engine.backend import MAX_ROWS, Fed
 from kweek.engine.native import library as native
 from kweek.engine.native.pack import TILE, TYPES, WeightFormat, aligned, pack
 from kweek.engine.native.rows import CHOICE, SLOT, Rows
-from kweek.errors import is_out_of_memory
+from kweek.errors import KweekError, is_out_of_memory
 from kweek.model.attention import Tables
 from kweek.model.network import Block, Network
 
+MAX_HEAD_DIM = 1024  # as in attention.h: a key waits on the stack while it is rounded
 FIRST_CAPACITY = 272  # tokens of a slot at first; doubled when a request needs more
 Ints = npt.NDArray[np.int32]
 #: Of keys and values; "q8" has a scale for each key and each value of a head.
@@ -61,6 +62,11 @@ class NativeBackend:
         threads: share out the outputs of every product and the rows and heads of everything else; the bits are those of
             one. 1 because whoever wants several cores used does better with several processes.
         target: instruction set; None takes the best of this processor.
+
+    Raises:
+        KweekError: no thread, heads of more than 1,024 numbers, rows that are no whole groups of 32 for 8 or 4 bits,
+            or no library.
+        MemoryError: there is too little, also for threads.
     """
 
     max_rows = MAX_ROWS
@@ -76,6 +82,15 @@ class NativeBackend:
         threads: int = 1,
         target: str | None = None,
     ) -> None:
+        if threads < 1:
+            raise KweekError(
+                f"the native library cannot compute with {threads} threads", fix="use at least 1"
+            )
+        if network.config.head_dim > MAX_HEAD_DIM:
+            raise KweekError(
+                f"the native library has heads of up to {MAX_HEAD_DIM} numbers, not {network.config.head_dim}",
+                fix="compute with torch",
+            )
         self.config, self.form, self.num_slots = network.config, form, num_slots
         self._library = native.load(target)
         self._kept: list[object] = []  # arrays that C points into

@@ -134,6 +134,17 @@ INLINE vec larger_of(vec a, vec b) {
 #endif
 }
 
+INLINE ivec larger_whole(ivec a, ivec b) {
+#if defined(__AVX512F__)
+    return (ivec)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (ivec)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+    ivec more = a > b;
+    return (a & more) | (b & ~more);
+#endif
+}
+
 /* Lane i of the result is lane i ^ step; `step` is a power of two, constant where this is called. */
 INLINE vec exchanged(vec v, const int step) {
 #if defined(__AVX512F__)
@@ -227,6 +238,8 @@ typedef struct {
     int32_t *sums;   /* [rows][I / 32] of the values, times minus what the weights' codes are shifted by */
 } kw_activations;
 
+#define LEAST 1e-30f /* what is smaller gets codes of 0: its inverse would be infinite */
+
 /* How far the codes of the weights are shifted to be unsigned. */
 INLINE int shift_of(int type) { return type == KW_Q4 ? 8 : 128; }
 
@@ -243,18 +256,18 @@ INLINE void narrow(const ivec *q, int8_t *out) {
 #endif
 }
 
-/* Codes -127 to 127 times a scale for every group; `sums` are minus `shift` times the sum of a group's codes. */
+/* Codes -127 to 127 times a scale for every group; `sums` are minus `shift` times the sum of a group's codes. Sizes are
+   compared by their bits, whose order is the same, and in which what is not a number is the largest: such a group gets
+   a scale that is none either. (As numbers, the larger of something and no number is either of them.) */
 static void quantise_row(const float *x, int num_in, int shift, int8_t *values, float *scales, int32_t *sums) {
     enum { PIECES = GROUP / WIDTH };
     const vec magic = splat(12582912.0f); /* as in exp_of */
     for (int g = 0; g < num_in / GROUP; g++, x += GROUP, values += GROUP) {
-        vec most = splat(0.0f);
-        for (int i = 0; i < PIECES; i++) {
-            vec v = load(x + i * WIDTH);
-            most = larger_of(most, (vec)((ivec)v & 0x7fffffff));
-        }
-        most = largest_lane(most);
-        vec inverse = (vec)((ivec)(splat(127.0f) / most) & (most > splat(0.0f)));
+        ivec bits = (ivec){0};
+        for (int i = 0; i < PIECES; i++) bits = larger_whole(bits, (ivec)load(x + i * WIDTH) & 0x7fffffff);
+        for (int step = WIDTH / 2; step; step /= 2) bits = larger_whole(bits, (ivec)exchanged((vec)bits, step));
+        vec most = (vec)bits;
+        vec inverse = (vec)((ivec)(splat(127.0f) / most) & (most > splat(LEAST)));
         ivec total = (ivec){0}, q[PIECES];
         for (int i = 0; i < PIECES; i++) {
             q[i] = (ivec)(load(x + i * WIDTH) * inverse + magic) - (ivec)magic;

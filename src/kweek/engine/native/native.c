@@ -170,12 +170,13 @@ static void step(kw_team *team, int who, void *context) {
     apply(m->head, s, team, who, c->num_wanted, s->normed, c->logits, c->logits_stride);
 }
 
-/* A call of so many rows is worth sharing out: waking and meeting cost about what a million products do. */
+/* A call of so many rows is worth sharing out: waking and meeting cost about what a million products do. After a fork
+   there is nobody to share with. */
 static kw_team *team_for(const kw_model *m, const kw_scratch *s, int rows) {
     const kw_layer *l = m->layers;
     int64_t outs = (int64_t)l->qkv.num_out + 2 * m->ffn, ins = (int64_t)l->out.num_in + m->ffn;
     int64_t products = rows * (m->num_layers * (outs + ins) * m->width + (int64_t)m->vocab * m->width);
-    return products < 2000000 ? s->alone : s->team;
+    return products < 2000000 || !is_here(s->team) ? s->alone : s->team;
 }
 
 /* One call over `rows` <= max_rows rows. A slot's rows come in the order of their positions. `wanted` names the rows whose

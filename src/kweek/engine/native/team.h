@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define SPINS 400 /* about 20 microseconds: longer than a part of a step, shorter than a turn of the scheduler */
 
@@ -21,8 +22,10 @@ typedef struct {
 } kw_member;
 
 struct kw_team {
-    int size; /* the caller's thread included */
-    atomic_int started, arrived, passed, sleeping, ending;
+    int size;    /* the caller's thread included */
+    pid_t owner; /* the process that the threads are in: a fork of it has none of them */
+    atomic_uint started, passed; /* these only count; they come round after some weeks */
+    atomic_int arrived, sleeping, ending;
     pthread_mutex_t lock;
     pthread_cond_t wake;
     kw_task task;
@@ -38,7 +41,7 @@ static void relax(void) {
 #endif
 }
 
-static void wait_for_change(kw_team *team, atomic_int *number, int seen) {
+static void wait_for_change(kw_team *team, atomic_uint *number, unsigned seen) {
     for (int i = 0; i < SPINS; i++) {
         if (atomic_load(number) != seen) return;
         relax();
@@ -50,7 +53,7 @@ static void wait_for_change(kw_team *team, atomic_int *number, int seen) {
     pthread_mutex_unlock(&team->lock);
 }
 
-static void change(kw_team *team, atomic_int *number) {
+static void change(kw_team *team, atomic_uint *number) {
     atomic_fetch_add(number, 1);
     if (!atomic_load(&team->sleeping)) return;
     pthread_mutex_lock(&team->lock);
@@ -61,7 +64,7 @@ static void change(kw_team *team, atomic_int *number) {
 /* Nobody goes on before all are here. */
 static void meet(kw_team *team) {
     if (team->size == 1) return;
-    int seen = atomic_load(&team->passed);
+    unsigned seen = atomic_load(&team->passed);
     if (atomic_fetch_add(&team->arrived, 1) + 1 < team->size) {
         wait_for_change(team, &team->passed, seen);
         return;
@@ -72,7 +75,7 @@ static void meet(kw_team *team) {
 
 static void *serve(void *own) {
     kw_member *me = own;
-    for (int seen = 0;; seen++) {
+    for (unsigned seen = 0;; seen++) {
         wait_for_change(me->team, &me->team->started, seen);
         if (atomic_load(&me->team->ending)) return NULL;
         me->team->task(me->team, me->who, me->team->context);
@@ -88,8 +91,14 @@ static void together(kw_team *team, kw_task task, void *context) {
     meet(team);
 }
 
+static int is_here(const kw_team *team) { return team->owner == getpid(); }
+
 static void team_free(kw_team *team) {
     if (!team) return;
+    if (!is_here(team)) { /* nobody to wake or to wait for, and the lock is whatever it was */
+        free(team);
+        return;
+    }
     atomic_store(&team->ending, 1);
     change(team, &team->started);
     for (int i = 0; i < team->size - 1; i++) pthread_join(team->others[i].thread, NULL);
@@ -102,6 +111,7 @@ static void team_free(kw_team *team) {
 static kw_team *team_new(int size) {
     kw_team *team = calloc(1, sizeof *team + (size_t)size * sizeof(kw_member));
     if (!team) return NULL;
+    team->owner = getpid();
     pthread_mutex_init(&team->lock, NULL);
     pthread_cond_init(&team->wake, NULL);
     for (team->size = 1; team->size < size; team->size++) {

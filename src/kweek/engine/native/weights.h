@@ -113,7 +113,7 @@ static void check_header(const header *h) {
     if (h->version != VERSION) refuse("the weights file is of another version of Kweek; export both files together");
     for (int i = 0; i < 8; i++)
         if (sizes[i] < 1 || sizes[i] > MOST) refuse("the weights file is damaged: a size is out of range");
-    if (h->num_heads % h->num_kv_heads || h->head_dim % 2 || (int64_t)(h->num_heads + 2 * h->num_kv_heads) * h->head_dim > MOST)
+    if (h->num_heads % h->num_kv_heads || h->head_dim % 2 || h->head_dim > MAX_HEAD_DIM || (int64_t)(h->num_heads + 2 * h->num_kv_heads) * h->head_dim > MOST)
         refuse("the weights file is damaged: the heads do not fit together");
     if (h->split < 0 || h->split > 4) refuse("the weights file is damaged: it cuts text in an unknown way");
 }
@@ -123,6 +123,7 @@ static weights *open_weights(const char *path) {
     struct stat status;
     if (file < 0 || fstat(file, &status)) { fprintf(stderr, "%s: ", path), refuse("the weights file cannot be opened"); }
     weights *w = calloc(1, sizeof *w);
+    if (!w) refuse("no memory");
     w->size = (size_t)status.st_size;
     if (w->size < sizeof(header)) refuse("this is not a weights file of kweek export --runner");
     w->data = mmap(NULL, w->size, PROT_READ, MAP_PRIVATE, file, 0);
@@ -145,6 +146,7 @@ static weights *open_weights(const char *path) {
     m->cosines = vector(w, (uint64_t)h->positions * (h->head_dim / 2), 0);
     m->sines = vector(w, (uint64_t)h->positions * (h->head_dim / 2), 0);
     m->layers = w->layers = calloc(h->num_layers, sizeof(kw_layer));
+    if (!w->layers) refuse("no memory");
     for (int l = 0; l < h->num_layers; l++) {
         kw_layer *layer = w->layers + l;
         layer->qkv = matrix(w, qkv, h->width), layer->qkv.bias = vector(w, qkv, 1);

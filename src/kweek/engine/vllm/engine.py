@@ -118,18 +118,24 @@ class VllmEngine:
         for request in requests:  # all of them before any is begun
             check(request, self.sizes)
             sampling_arguments(request, self.sizes)
-        tickets = [
-            self.submit(request, None if on_token is None else Told(on_token, index))
-            for index, request in enumerate(requests)
-        ]
+        tickets: list[int] = []
         done: dict[int, Completion] = {}
         cancelled = False
-        while len(done) < len(tickets):
-            done |= self.step()
-            if not cancelled and self.should_stop():
-                cancelled = True
-                for ticket in tickets:
-                    self.cancel(ticket)
+        try:
+            for index, request in enumerate(requests):
+                tickets.append(self.submit(request, None if on_token is None else Told(on_token, index)))
+            while len(done) < len(tickets):
+                done |= self.step()
+                if not cancelled and self.should_stop():
+                    cancelled = True
+                    for ticket in tickets:
+                        self.cancel(ticket)
+        except BaseException:  # a listener failed: nothing of this call may run on
+            for ticket in tickets:
+                self.cancel(ticket)
+                self._cancelled.discard(ticket)
+                self._growing.pop(ticket, None)
+            raise
         return [done[ticket] for ticket in tickets]
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
