@@ -54,7 +54,7 @@ def start(place: Path, *words: str) -> subprocess.Popen[str]:
 
 def kweek(place: Path, *words: str) -> tuple[int, str, str]:
     process = start(place, *words)
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=240)
     return process.returncode, out, errors
 
 
@@ -162,7 +162,7 @@ def test_faults_of_stages(place: Path) -> None:
 
 
 def test_interrupt_and_second_process(place: Path) -> None:
-    words = ("run", "toy.yaml", "--threads", "2", "--set", "stages.walk.pause=0.1")
+    words = ("run", "toy.yaml", "--threads", "2", "--set", "stages.walk.pause=0.5")
     first = start(place, *words)
     assert first.stdout is not None
     for line in first.stdout:
@@ -172,9 +172,9 @@ def test_interrupt_and_second_process(place: Path) -> None:
     assert code == 2
     assert f"already in use by process {first.pid}" in errors
     first.send_signal(signal.SIGINT)
-    _, errors = first.communicate(timeout=30)
+    _, errors = first.communicate(timeout=240)
     assert first.returncode == 130
-    assert "to go on: python -m kweek run toy.yaml --threads 2 --set stages.walk.pause=0.1" in errors
+    assert "to go on: python -m kweek run toy.yaml --threads 2 --set stages.walk.pause=0.5" in errors
     assert kweek(place, *words)[0] == 0
 
 

@@ -22,7 +22,7 @@ class Running:
 
     def connect(self) -> http.client.HTTPConnection:
         """A new connection."""
-        return http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)
+        return http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=240)
 
     def call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
