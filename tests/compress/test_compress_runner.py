@@ -161,6 +161,17 @@ def test_errors_are_said_and_the_status_is_two(
     assert done.returncode == 2 and said in done.stderr
 
 
+def test_every_thread_has_room_to_choose_in(native: list[str], tmp_path: Path) -> None:
+    network = make_network(vocab_size=150_000, hidden_size=32, num_layers=1, max_positions=96)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.3, generator=generator) if parameter.ndim == 2 else parameter.fill_(1.0)
+    file = write(tmp_path / "w", network, "f16")
+    first, *others = (answer(native, file, 3, "-t", 1, "-j", threads) for threads in (1, 2, 7))
+    assert len(first[0]) == 3 and others == [first, first]
+
+
 def test_heads_that_do_not_fit_are_refused(native: list[str], tmp_path: Path) -> None:
     network = make_network(
         vocab_size=VOCABULARY, num_heads=1, num_kv_heads=1, head_dim=4096, max_positions=16

@@ -90,7 +90,7 @@ static void answer(const weights *w, const options *o, const id_list *prompt) {
     kw_slot slot = new_slot(m, length + most);
     kw_scratch *scratch = kw_scratch_new(m, CHUNK, slot.capacity, o->threads);
     float *logits = aligned(4 * (size_t)stride), lse;
-    void *work = aligned(kw_work_bytes(m));
+    void *work = aligned(kw_work_bytes(m) * o->threads);
     if (!scratch || !logits || !work) refuse("no memory");
     double started = seconds();
     for (int at = 0; at < length - 1;) {
