@@ -1,54 +1,26 @@
 """llama.cpp by its C interface, from the prebuilt package xllamacpp: nothing between its decode call and the clock.
 
-The structures are those of llama.h in xllamacpp 2026.10.11549; their defaults are read back and checked.
+The structures and functions are those of the llama.cpp backend; its messages are kept quiet there.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, c_bool, c_float, c_int, c_int32, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, c_bool, c_int32, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-VERSION = "2026.10.11549"
+from kweek.engine.llama_cpp.library import PACKAGE, Batch, load
+
 F32, F16, Q8_0 = 0, 1, 8  # ggml types of the cache
-
-
-class ModelParams(ctypes.Structure):
-    _fields_ = [
-        ("devices", c_void_p), ("overrides", c_void_p), ("gpu_layers", c_int32), ("split_mode", c_int),
-        ("load_mode", c_int), ("lazy_mode", c_int), ("main_gpu", c_int32), ("tensor_split", c_void_p),
-        ("progress", c_void_p), ("progress_data", c_void_p), ("kv_overrides", c_void_p),
-        *((name, c_bool) for name in ("vocab_only", "check", "extra_buffers", "no_host", "no_alloc", "load_mtp")),
-    ]  # fmt: skip
-
-
-class ContextParams(ctypes.Structure):
-    _fields_ = [
-        *((name, c_uint32) for name in ("ctx", "batch", "ubatch", "seq_max", "rs_seq", "outputs", "outputs_seq")),
-        ("threads", c_int32), ("threads_batch", c_int32),
-        *((name, c_int) for name in ("type", "rope", "pooling", "attention", "flash")),
-        *((name, c_float) for name in ("base", "scale", "ext", "attn", "fast", "slow")),
-        ("orig", c_uint32), ("defrag", c_float), ("eval", c_void_p), ("eval_data", c_void_p),
-        ("type_k", c_int), ("type_v", c_int), ("moe_cache", c_size_t), ("abort", c_void_p), ("abort_data", c_void_p),
-        *((name, c_bool) for name in ("embeddings", "offload_kqv", "no_perf", "op_offload", "swa_full", "unified")),
-        ("samplers", c_void_p), ("num_samplers", c_size_t), ("other", c_void_p),
-    ]  # fmt: skip
-
-
-class Batch(ctypes.Structure):
-    _fields_ = [
-        ("num_tokens", c_int32), ("token", c_void_p), ("embd", c_void_p), ("pos", c_void_p), ("num_seq", c_void_p),
-        ("seq", POINTER(POINTER(c_int32))), ("logits", c_void_p),
-    ]  # fmt: skip
 
 
 def available() -> bool:
     """Whether the peer is installed."""
-    return find_spec("xllamacpp") is not None
+    return find_spec(PACKAGE) is not None
 
 
 class LlamaCpp:
@@ -65,33 +37,14 @@ class LlamaCpp:
         cache_type: int = F16,
         rows: int = 512,
     ) -> None:
-        import xllamacpp
-
-        if xllamacpp.__version__ != VERSION:
-            raise RuntimeError(f"written for xllamacpp {VERSION}, found {xllamacpp.__version__}")
-        library = ctypes.CDLL(next(str(p) for p in Path(xllamacpp.__file__).parent.glob("*.so")))
-        library.llama_model_default_params.restype = ModelParams
-        library.llama_context_default_params.restype = ContextParams
-        for name in ("llama_model_load_from_file", "llama_init_from_model", "llama_get_memory"):
-            getattr(library, name).restype = c_void_p
-        library.llama_model_load_from_file.argtypes = [ctypes.c_char_p, ModelParams]
-        library.llama_init_from_model.argtypes = [c_void_p, ContextParams]
-        library.llama_decode.argtypes = [c_void_p, Batch]
-        library.llama_get_memory.argtypes = library.llama_free.argtypes = (
-            library.llama_model_free.argtypes
-        ) = [c_void_p]
+        library = load().functions
         library.llama_memory_clear.argtypes = [c_void_p, c_bool]
-        library.llama_get_logits_ith.argtypes, library.llama_get_logits_ith.restype = (
-            [c_void_p, c_int32],
-            POINTER(c_float),
-        )
+        library.llama_get_logits_ith.argtypes = [c_void_p, c_int32]
+        library.llama_get_logits_ith.restype = POINTER(ctypes.c_float)
         self._library = library
-        library.llama_backend_init()
         params = library.llama_model_default_params()
         self._model = library.llama_model_load_from_file(str(path).encode(), params)
         settings = library.llama_context_default_params()
-        if (settings.ctx, settings.batch, settings.ubatch) != (512, 2048, 512):
-            raise RuntimeError("llama.cpp's structures are not those that this file was written for")
         settings.ctx, settings.batch, settings.ubatch = sequences * context, rows, rows
         settings.seq_max, settings.unified, settings.no_perf = sequences, False, True
         settings.threads = settings.threads_batch = threads
