@@ -18,14 +18,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kweek.engine.vllm.engine import VllmEngine, VllmSizes, load
+from kweek.engine.backend import ForeignSizes
+from kweek.engine.vllm.engine import VllmEngine, load
 from kweek.engine.vllm.translate import Growing, limit_of, prompt_of, sampling_arguments
 from kweek.errors import KweekError
 from kweek.model.config import ModelConfig
 from kweek.protocols import Request
 
 CONFIG = ModelConfig(300, 64, 96, 2, 4, 2, head_dim=32, max_positions=512)
-SIZES = VllmSizes(300, 512, CONFIG)
+SIZES = ForeignSizes(300, 512, CONFIG)
 #: Fields of `vllm.SamplingParams` that are used here.
 FIELDS = {
     "n", "temperature", "top_k", "top_p", "min_p", "max_tokens", "ignore_eos", "stop_token_ids", "stop",
@@ -199,7 +200,7 @@ def test_budgets_and_prompts_that_are_only_scored():
     done = scored.completion(SIZES)
     assert (done.token_ids, done.prompt_logprobs, done.stop_reason) == ([], [0.0, -2.0], "length")
     assert growing(Request([1, 2], 0)).reason == "length"
-    unknown = VllmSizes(300, 512, None)
+    unknown = ForeignSizes(300, 512, None)
     assert math.isnan(unknown.num_flops_decode(3)) and math.isnan(unknown.num_flops_per_token(3))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kweek.engine.native.rows import Rows
+from kweek.model.config import ModelConfig
 
 #: Rows of one call: as many as keep the activations of networks of 1M to 100M parameters in a core's cache.
 MAX_ROWS = 256
@@ -31,6 +33,23 @@ class Sizes(Protocol):
     def num_flops_decode(self, position: int) -> float:
         """FLOP of one token at `position`, those before it cached; nan where it is not known."""
         ...
+
+
+@dataclass(frozen=True)
+class ForeignSizes:
+    """`Sizes` of a model that something else computes; FLOP are known where the layout is one that Kweek knows."""
+
+    vocab_size: int
+    max_positions: int
+    config: ModelConfig | None
+
+    def num_flops_per_token(self, context_length: int) -> float:
+        """See `Sizes`."""
+        return math.nan if self.config is None else self.config.num_flops_per_token(context_length)
+
+    def num_flops_decode(self, position: int) -> float:
+        """See `Sizes`."""
+        return math.nan if self.config is None else self.config.num_flops_decode(position)
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,14 @@ Legend: B rows, V vocabulary.
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Sequence
 from ctypes import POINTER, c_int32
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from kweek.engine.backend import MAX_ROWS, Fed
+from kweek.engine.backend import MAX_ROWS, Fed, ForeignSizes
 from kweek.engine.choosing import take
 from kweek.engine.llama_cpp.library import Batch
 from kweek.engine.llama_cpp.model import LlamaModel
@@ -25,23 +23,6 @@ from kweek.model.config import ModelConfig
 
 _F32, _F16 = 0, 1  # ggml's types
 _FLASH_AUTO, _FLASH_OFF = -1, 0
-
-
-@dataclass(frozen=True)
-class LlamaSizes:
-    """See `Sizes`; FLOP are known where the layout is one that Kweek knows."""
-
-    vocab_size: int
-    max_positions: int
-    config: ModelConfig | None
-
-    def num_flops_per_token(self, context_length: int) -> float:
-        """See `Sizes`."""
-        return math.nan if self.config is None else self.config.num_flops_per_token(context_length)
-
-    def num_flops_decode(self, position: int) -> float:
-        """See `Sizes`."""
-        return math.nan if self.config is None else self.config.num_flops_decode(position)
 
 
 class LlamaBackend:
@@ -89,7 +70,7 @@ class LlamaBackend:
             )
         self._memory = functions.llama_get_memory(self._context)
         positions = min(context, int(functions.llama_n_ctx_seq(self._context)))
-        self.config = LlamaSizes(model.vocab_size, positions, config)
+        self.config = ForeignSizes(model.vocab_size, positions, config)
         self.logits = np.zeros((0, model.vocab_size), np.float32)
         self.lse = np.zeros(0, np.float32)
         self._ends = [0] * num_slots  # positions that each slot holds

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kweek.engine.backend import ForeignSizes
 from kweek.engine.batch import Told
 from kweek.engine.generation import check
 from kweek.engine.vllm.translate import Growing, limit_of, prompt_of, sampling_arguments
@@ -20,23 +19,6 @@ from kweek.model.config import ModelConfig
 from kweek.protocols import Completion, Request, ShouldStop, never
 
 MEMORY_SHARE = 0.9  # of the GPU's, vLLM's own default: whatever the weights leave is for keys and values
-
-
-@dataclass(frozen=True)
-class VllmSizes:
-    """See `kweek.engine.backend.Sizes`; FLOP are known where the layout is one that Kweek knows."""
-
-    vocab_size: int
-    max_positions: int
-    config: ModelConfig | None
-
-    def num_flops_per_token(self, context_length: int) -> float:
-        """See `Sizes`."""
-        return math.nan if self.config is None else self.config.num_flops_per_token(context_length)
-
-    def num_flops_decode(self, position: int) -> float:
-        """See `Sizes`."""
-        return math.nan if self.config is None else self.config.num_flops_decode(position)
 
 
 class VllmEngine:
@@ -65,7 +47,7 @@ class VllmEngine:
         )
         self._engine = self._vllm.LLMEngine.from_engine_args(arguments)
         model = self._engine.model_config
-        self.sizes = VllmSizes(model.get_vocab_size(), model.max_model_len, _config(folder))
+        self.sizes = ForeignSizes(model.get_vocab_size(), model.max_model_len, _config(folder))
         self._kinds = importlib.import_module("vllm.sampling_params").RequestOutputKind
         self._growing: dict[int, Growing] = {}
         self._cancelled: set[int] = set()
