@@ -69,10 +69,9 @@ def ours(engine: Engine, ids: list[int], count: int, end: int) -> tuple[list[int
 def memory_of_a_chat(folder: Path) -> float:
     """Peak bytes of a process that answers once in 8 bits."""
     code = (
-        "import json,sys;from pathlib import Path;from kweek.model.checkpoint import load_model;"
-        "from kweek.engine.engine import Engine;from kweek.protocols import Request;"
-        "from kweek.compute.hardware import peak_memory_bytes;"
-        "e=Engine(load_model(Path(sys.argv[1])),weights='q8');e.generate([Request([1]*32,32)]);"
+        "import json,sys;from pathlib import Path;from kweek.engine.open import open_model;"
+        "from kweek.protocols import Request;from kweek.compute.hardware import peak_memory_bytes;"
+        "open_model(Path(sys.argv[1]),weights='q8').model.generate([Request([1]*32,32)]);"
         "print(json.dumps(peak_memory_bytes()))"
     )
     done = subprocess.run(

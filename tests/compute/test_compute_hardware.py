@@ -88,3 +88,11 @@ def test_memory_of_children_counts() -> None:
     subprocess.run([sys.executable, "-c", "x = bytearray(600_000_000)"], check=True)
     assert peak_memory_bytes() >= before
     assert peak_memory_bytes() > 6e8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count from the start of the program")
+def test_memory_of_the_process_that_started_this_one_does_not_count() -> None:
+    held = bytearray(400_000_000)
+    code = "from kweek.compute.hardware import peak_memory_bytes; print(peak_memory_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 1e7 < int(done.stdout) < len(held) / 2

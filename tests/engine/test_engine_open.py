@@ -8,11 +8,13 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_engine import library_or_skip
 from typer.testing import CliRunner
 
 from kweek.cli.main import app
 from kweek.compress.export import export_gguf
 from kweek.compress.scales import nearest_codes, searched_scales
+from kweek.engine.engine import Engine
 from kweek.engine.native import library
 from kweek.engine.open import has_four_bits, open_model
 from kweek.errors import ConfigError, KweekError
@@ -75,6 +77,28 @@ def test_without_the_native_library_auto_goes_on_with_torch_and_native_does_not(
     assert len(opened.model.generate(REQUESTS)[0].token_ids) == 8
     with pytest.raises(KweekError, match="no compiler"):
         open_model(folder, "native")
+
+
+@on_a_cpu
+@pytest.mark.parametrize("weights", ["f32", "q8"])
+def test_natively_opened_a_model_is_held_once(folder, weights):
+    library_or_skip()
+    opened, whole = open_model(folder, weights=weights).model, Engine(load_model(folder), weights=weights)
+    assert not any(p.numel() for p in opened.network.parameters() if p.ndim == 2)
+    assert opened.generate(REQUESTS) == whole.generate(REQUESTS)
+    long = Request([9, 4], 200, 1.0, seed=3)
+    ticket = opened.submit(long)
+    opened.step()
+    suspended = opened.suspend([ticket])[0]  # the identity of the weights is still known
+    whole.resume(suspended)
+    ended = [done for _ in range(200) for _, done in whole.step()]
+    assert ended[0].token_ids == whole.generate([long])[0].token_ids
+
+
+@on_a_cpu
+def test_opened_for_torch_the_network_stays(folder):
+    model = open_model(folder, "torch").model
+    assert all(p.numel() for p in model.network.parameters())
 
 
 def test_what_is_refused(folder, gguf):

@@ -52,6 +52,7 @@ class Engine(BatchEngine):
         speculation: guesses tokens ahead, with the same result.
         computing: "native" and "torch" insist; "auto" takes the native library where it can be had, else says so once
             and goes on with torch, in fp32. What only the native library has is refused elsewhere.
+        consume: for a network that nobody else uses: pack it now for the native library, and take its matrices away.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Engine(BatchEngine):
         threads: int = 1,
         speculation: Speculation | None = None,
         computing: Computing = "auto",
+        consume: bool = False,
     ) -> None:
         super().__init__(num_slots, SCORE_SLOTS, should_stop=should_stop, token_bytes=token_bytes)
         self.network, self.speculation = network, speculation
@@ -73,6 +75,9 @@ class Engine(BatchEngine):
         self._computing = computing
         self._version: Version = ()
         self._identified: tuple[Version, str] | None = None
+        self._consume = self._consumed = False
+        if consume:
+            self._consume_network()
 
     def suspend(self, tickets: Collection[int] | None = None) -> list[Suspended]:
         """Take generations that have not ended out of the engine, between two steps.
@@ -146,8 +151,21 @@ class Engine(BatchEngine):
             self._version = version
         return self._scheduler
 
+    def _consume_network(self) -> None:
+        """Make the only backend there will be; where that computes with the network itself, it stays as it is."""
+        self._identity()  # while there is something to look at
+        self._consume = True
+        backend = self._make()
+        self._consumed = isinstance(backend, NativeBackend)
+        self._version = self._present()
+        if self._identified is not None:
+            self._identified = self._version, self._identified[1]
+        self._scheduler = Scheduler(backend, self._num_slots, self._token_bytes, self.speculation)
+
     def _present(self) -> Version:
         """The weights' version: later writes to them show in it."""
+        if self._consumed:
+            return ()
         return tuple((p.data_ptr(), p._version) for p in self.network.parameters())
 
     def _identity(self) -> str:
@@ -184,8 +202,9 @@ class Engine(BatchEngine):
             _say_once(f"{error}; generating with torch in fp32, several times slower")
             return EagerBackend(self.network, num_slots=num_slots)
         return NativeBackend(
-            self.network, self._weights, kv=self._kv, num_slots=num_slots, threads=self._threads
-        )
+            self.network, self._weights, kv=self._kv, num_slots=num_slots, threads=self._threads,
+            consume=self._consume,
+        )  # fmt: skip
 
 
 @lru_cache

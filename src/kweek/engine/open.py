@@ -172,8 +172,9 @@ def _with_network(
             weights = "f32"  # nobody asked for others: they would have insisted on the native library
         _check_rows(config, weights)
         engine = Engine(
-            network, token_bytes=tokens, weights=weights, kv=kv, threads=threads, computing=computing
-        )
+            network, token_bytes=tokens, weights=weights, kv=kv, threads=threads, computing=computing,
+            consume=True,
+        )  # fmt: skip
 
     return Opened(engine, tokenizer, config.max_positions, config.vocab_size, said)
 

@@ -62,6 +62,7 @@ class NativeBackend:
         threads: share out the outputs of every product and the rows and heads of everything else; the bits are those of
             one. 1 because whoever wants several cores used does better with several processes.
         target: instruction set; None takes the best of this processor.
+        consume: take each matrix away from the network once it is packed, so that no memory holds both.
 
     Raises:
         KweekError: no thread, heads of more than 1,024 numbers, rows that are no whole groups of 32 for 8 or 4 bits,
@@ -81,6 +82,7 @@ class NativeBackend:
         num_slots: int = 64,
         threads: int = 1,
         target: str | None = None,
+        consume: bool = False,
     ) -> None:
         if threads < 1:
             raise KweekError(
@@ -96,6 +98,7 @@ class NativeBackend:
         self._kept: list[object] = []  # arrays that C points into
         self._kv = TYPES[kv]
         self._tables = Tables(network.config)
+        self._consume = consume
         self.model = self._pack(network, form)
         self._arrays = [np.zeros(0, np.uint8) for _ in range(num_slots)]
         self._slots = np.zeros(num_slots, SLOT)
@@ -209,6 +212,8 @@ class NativeBackend:
     ) -> native.Matrix:
         outputs, inputs = weight.shape
         data = pack(weight.detach().float().numpy(), form)
+        if self._consume:
+            weight.data = weight.data.new_empty(0)
         self._kept.append(data)
         biases = None if bias is None else self._keep(bias.detach().float().numpy())
         return native.Matrix(TYPES[form], outputs, inputs, data.ctypes.data, biases)
