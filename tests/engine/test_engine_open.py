@@ -108,7 +108,13 @@ def test_what_is_refused(folder, gguf):
         open_model(folder, "llama.cpp")
     with pytest.raises(ConfigError, match=r"this is a file.*--backend llama.cpp"):
         open_model(gguf, "vllm")
-    for option, value in ((":weights", "q8"), (":weights", "f32"), (":kv", "f16"), (":threads", 2)):
+    for option, value in (
+        (":weights", "q8"),
+        (":weights", "f32"),
+        (":kv", "f32"),
+        (":kv", "f16"),
+        (":threads", 1),
+    ):
         name = option.removeprefix(":")
         with pytest.raises(
             ConfigError, match=f"--{name}: {value} is for the native library.*--backend torch"

@@ -18,7 +18,6 @@ _PORT = 8000  # where clients of local servers look first
 _Weights = Literal["auto", "f32", "f16", "q8", "q4"]
 _WEIGHTS: _Weights = "auto"  # the numbers of the checkpoint, whatever they are
 _Kv = Literal["f32", "f16", "q8"]
-_KV: _Kv = "f32"  # exact; f16 doubles and q8 quadruples what fits into memory
 _MAX_ACTIVE = 256  # two of the largest requests; more would only wait
 
 
@@ -51,8 +50,13 @@ def serve(
             "auto is q4 for a 4-bit model, else f32."
         ),
     ] = _WEIGHTS,
-    kv: Annotated[_Kv, typer.Option(help="How it holds keys and values of the context.")] = _KV,
-    threads: Annotated[int, typer.Option(help="Threads of the native engine.", min=1, max=256)] = 1,
+    kv: Annotated[
+        _Kv | None,
+        typer.Option(help="How it holds keys and values of the context; f32, the exact one, if left out."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the native engine; 1 if left out.", min=1, max=256)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print where it listens as JSON.")] = False,
 ) -> None:
     """Serve a model with OpenAI's API until Ctrl-C: chats, text completions, log-probabilities, tokens.
@@ -95,7 +99,13 @@ def serve(
 
 
 def _load(
-    where: Path, name: str | None, max_active: int, backend: str, weights: _Weights, kv: _Kv, threads: int
+    where: Path,
+    name: str | None,
+    max_active: int,
+    backend: str,
+    weights: _Weights,
+    kv: _Kv | None,
+    threads: int | None,
 ) -> tuple[ServedModel, Worker, str]:
     """What is to be served, the thread that computes it, and a line on what computes."""
     from kweek.cli.chat import find_model

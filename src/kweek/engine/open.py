@@ -79,8 +79,8 @@ def open_model(
     where: Path,
     backend: str = "auto",
     weights: WeightsName = "auto",
-    kv: KVFormat = "f32",
-    threads: int = 1,
+    kv: KVFormat | None = None,
+    threads: int | None = None,
 ) -> Opened:
     """Open a model folder or a GGUF file.
 
@@ -89,7 +89,7 @@ def open_model(
         backend: a `BackendName`. "auto" takes torch on a CUDA device where there is one, else the native library.
         weights: how the native library holds them; see `Engine`. "auto" is "q4" for a model whose weights have 4 bits
             or fewer, which keeps its codes as they are, else "f32".
-        kv, threads: of the native library, too. Naming weights, or anything but the defaults of these, insists on it.
+        kv, threads: of the native library, too; None takes "f32" and 1. Naming any of these three insists on it.
 
     Raises:
         ConfigError: an unknown backend, or one that cannot read this kind of file.
@@ -101,8 +101,8 @@ def open_model(
         raise ConfigError(f"there is no backend {backend!r}", where="--backend", fix=f"use one of {known}")
     wished = {
         "--weights": weights if weights != "auto" else None,
-        "--kv": kv if kv != "f32" else None,
-        "--threads": threads if threads > 1 else None,
+        "--kv": kv,
+        "--threads": threads,
     }
     for option, value in wished.items():
         if value is None:
@@ -121,7 +121,7 @@ def open_model(
     else:
         network, tokenizer = load_model(where), Tokenizer.load(where)
     form: WeightFormat = weights if weights != "auto" else "q4" if has_four_bits(where) else "f32"
-    return _with_network(network, tokenizer, backend, form, kv, threads)
+    return _with_network(network, tokenizer, backend, form, kv or "f32", 1 if threads is None else threads)
 
 
 def has_four_bits(where: Path) -> bool:
