@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from compress_networks import divergence, make_network, sample
 
-from kweek.compress.prune_distil import Distiller, Schedule, check_same_tokenizer, distil, fused_divergence
+from kweek.compress.prune_distil import Schedule, check_same_tokenizer, distil
 from kweek.data.batches import collate, segment
 from kweek.data.packing import Source
 from kweek.errors import ConfigError, Interrupted
+from kweek.model.divergence import fused_divergence
 from kweek.tokenize import bpe
+from kweek.train.distillation import Distillation
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.trainer import Trainer
 
@@ -45,13 +47,17 @@ def test_loss_and_gradient_are_those_of_autograd(text_share):
     assert results[0][3].abs().max() > 0.01
 
 
+def distiller_of(pupil, teacher, text_share=0.0):
+    return Trainer(pupil, SplitOptimiser(pupil, LearningRates()), objective=Distillation(teacher, text_share))
+
+
 def test_a_teacher_teaching_itself_has_nothing_to_say():
     network = make_network()
-    distiller = Distiller(copy.deepcopy(network), network, SplitOptimiser(network, LearningRates()))
+    distiller = distiller_of(copy.deepcopy(network), network)
     batch = collate([[segment(ids)] for ids in sample(network, 4, 20)])
-    loss, nll = distiller.loss(batch)
-    loss.backward()
-    assert abs(loss.item()) < 1e-5 and nll.mean() > 0.1
+    loss = distiller.loss(batch)
+    loss.value.backward()
+    assert abs(loss.value.item()) < 1e-5 and loss.nll_N.mean() > 0.1
     assert all(p.grad.abs().max() < 1e-5 for p in distiller.network.parameters())
 
 
@@ -87,7 +93,7 @@ def test_a_pupil_learns_what_its_teacher_predicts():
 def test_flop_include_the_teachers_reading():
     teacher = make_network(num_layers=3)
     pupil = make_network()
-    distiller = Distiller(pupil, teacher, SplitOptimiser(pupil, LearningRates()))
+    distiller = distiller_of(pupil, teacher)
     batch = collate([[segment(ids)] for ids in sample(teacher, 4, 21)])
     result = distiller.step([batch], 1.0)
     training = 80 * pupil.config.num_flops_per_token(20, backward=True)
@@ -100,17 +106,17 @@ def test_where_the_text_alone_counts_the_teacher_is_not_read():
     teacher, pupil = make_network(num_layers=3), make_network()
     batch = collate([[segment(ids)] for ids in sample(teacher, 4, 21)])
     plain = Trainer(copy.deepcopy(pupil), SplitOptimiser(pupil, LearningRates()))
-    wanted, wanted_nll = plain.loss(batch)
-    distiller = Distiller(pupil, teacher, SplitOptimiser(pupil, LearningRates()), text_share=1.0)
+    wanted = plain.loss(batch)
+    distiller = distiller_of(pupil, teacher, 1.0)
     readings = []
     teacher.register_forward_hook(lambda *_: readings.append(1))
-    loss, nll = distiller.loss(batch)
-    assert torch.equal(loss, wanted) and torch.equal(nll, wanted_nll)
+    loss = distiller.loss(batch)
+    assert torch.equal(loss.value, wanted.value) and torch.equal(loss.nll_N, wanted.nll_N)
     result = distiller.step([batch], 1.0)
     training = 80 * pupil.config.num_flops_per_token(20, backward=True)
     assert result.flop == pytest.approx(training + distiller.optimiser.num_flops_per_step())
     assert not readings
-    Distiller(pupil, teacher, SplitOptimiser(pupil, LearningRates()), text_share=0.9).loss(batch)
+    distiller_of(pupil, teacher, 0.9).loss(batch)
     assert readings
 
 
@@ -161,7 +167,7 @@ def test_going_on_after_a_stop_gives_the_same_bits(tmp_path):
 def test_another_vocabulary_or_tokenizer_is_refused():
     teacher, pupil = make_network(vocab_size=128), make_network()
     with pytest.raises(ConfigError, match="predicts 128 tokens, the pupil 96"):
-        Distiller(pupil, teacher, SplitOptimiser(pupil, LearningRates()))
+        distil(pupil, teacher, material(make_network()), 0, SCHEDULE)
     one = bpe.train(["some text about a cat " * 20], 288)
     same = bpe.train(["some text about a cat " * 20], 288)
     same.config["chat_template"] = "another template gives no other ids"

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kweek.model.fused import HeadLayout, attend, feed_forward, project_heads, rms_norm, rotate
-from kweek.model.head import fused_cross_entropy
+from kweek.model.head import fused_cross_entropy, token_nll
 
 torch.set_num_threads(1)
 
@@ -125,3 +125,30 @@ def test_sixteen_bits_stay_near(dtype: torch.dtype) -> None:
     rounded = feed_forward(x.to(dtype), gate_up, down)
     assert rounded.dtype == dtype
     assert (rounded.float() - exact).norm() < 0.02 * exact.norm()
+
+
+def test_token_nll_is_that_of_autograd_and_a_frozen_head_gets_no_gradient():
+    generator = torch.Generator().manual_seed(5)
+    hidden, weight = torch.randn(37, 8, generator=generator), torch.randn(20, 8, generator=generator)
+    targets = torch.randint(20, (37,), generator=generator)
+    wanted_gradient = torch.randn(37, generator=generator)
+    wanted_gradient[::3] = 0  # rows that no loss is taken of
+    results = []
+    for function in (
+        lambda x, w: token_nll(x, w, targets, chunk_rows=10),
+        lambda x, w: F.cross_entropy(x @ w.T, targets, reduction="none"),
+    ):
+        x, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        nll = function(x, w)
+        nll.backward(wanted_gradient)
+        results.append((nll.detach(), x.grad, w.grad))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    frozen = hidden.clone().requires_grad_()
+    for loss in (
+        token_nll(frozen, weight, targets).sum(),
+        fused_cross_entropy(frozen, weight, targets, torch.ones(37))[0],
+    ):
+        frozen.grad = None
+        loss.backward()
+        assert frozen.grad is not None and weight.grad is None

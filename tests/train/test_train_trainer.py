@@ -10,8 +10,10 @@ from kweek.data.batches import collate, segment
 from kweek.data.packing import PackedMix, Source
 from kweek.errors import GuardError, Interrupted
 from kweek.model.config import ModelConfig
+from kweek.model.head import token_nll
 from kweek.model.initial import initialise
 from kweek.model.network import Network
+from kweek.train.objective import Loss
 from kweek.train.optimiser import LearningRates, SplitOptimiser, orthogonalise
 from kweek.train.schedule import WarmupStableDecay, sequence_lengths
 from kweek.train.trainer import Trainer, fit
@@ -51,8 +53,8 @@ def test_packed_loss_equals_unpacked():
     randomise(trainer.network)
     generator = np.random.default_rng(2)
     parts = [segment(generator.integers(0, 64, n), generator.random(n)) for n in (9, 5, 14, 3)]
-    packed, _ = trainer.loss(collate([parts]))
-    apart = sum(trainer.loss(collate([[part]]))[0] for part in parts)
+    packed = trainer.loss(collate([parts])).value
+    apart = sum(trainer.loss(collate([[part]])).value for part in parts)
     assert packed.item() == pytest.approx(apart.item(), rel=1e-5)
     gradients = torch.autograd.grad(packed, list(trainer.network.parameters()))
     for ours, theirs in zip(
@@ -143,3 +145,35 @@ def test_newton_schulz_makes_singular_values_alike():
     matrices = torch.randn(3, 16, 40, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonalise(matrices))
     assert values.min() > 0.5 and values.max() < 1.5
+
+
+class Pairs:
+    """The chosen segment of a pair over the other one: an objective over segments, streams and labels."""
+
+    def __call__(self, network, hidden_BTD, batch):
+        nll_N = token_nll(hidden_BTD.flatten(0, 1), network.head_weight, batch.targets_BT.flatten())
+        sequence_N = batch.sequence_BT.flatten()
+        weighed = (nll_N * batch.streams["bonus"].flatten())[sequence_N >= 0]
+        sums_S = torch.zeros(len(batch.labels["sign"])).index_add(0, sequence_N[sequence_N >= 0], weighed)
+        return Loss((sums_S * batch.labels["sign"]).sum(), None, {"sum": float(sums_S.detach().sum())}, 7.0)
+
+
+def test_an_objective_sees_segments_streams_and_labels_and_micro_batches_add_up():
+    trainer = make_trainer()
+    randomise(trainer.network)
+    trainer.objective = Pairs()
+    generator = np.random.default_rng(2)
+    parts = [
+        segment(generator.integers(0, 64, n), None, {"bonus": generator.random(n)}, {"sign": sign})
+        for n, sign in ((9, 1.0), (5, -1.0), (14, 1.0))
+    ]
+    whole = trainer.loss(collate([parts[:2], parts[2:]]))
+    apart = [trainer.loss(collate([[part]])) for part in parts]
+    assert whole.value.item() == pytest.approx(sum(loss.value.item() for loss in apart), rel=1e-5)
+    assert whole.parts["sum"] == pytest.approx(sum(loss.parts["sum"] for loss in apart), rel=1e-5)
+    result = trainer.step([collate([[part]]) for part in parts], 1e-3)
+    assert result.parts["sum"] == pytest.approx(whole.parts["sum"], rel=1e-5) and not result.nll
+    reading = sum(
+        len(part) * trainer.network.config.num_flops_per_token(len(part), backward=True) for part in parts
+    )
+    assert result.flop == pytest.approx(reading + 3 * 7.0 + trainer.optimiser.num_flops_per_step())

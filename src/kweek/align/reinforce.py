@@ -12,7 +12,7 @@ Tokens forced by a tool carry no weight: they were not the model's choice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ def policy_segments(outcomes: Sequence[Outcome], weights: Sequence[float]) -> li
 def normalised(segments: Sequence[Segment]) -> list[Segment]:
     """Divide all weights by the number of weighted tokens in the whole batch."""
     count = sum(int(np.count_nonzero(part.weights)) for part in segments)
-    return [Segment(p.ids, p.targets, p.weights / np.float32(max(count, 1))) for p in segments]
+    return [replace(p, weights=p.weights / np.float32(max(count, 1))) for p in segments]
 
 
 def update(
@@ -176,7 +176,7 @@ def check_sign(trainer: Trainer, asker: Asker, problems: Sequence[Problem]) -> S
     before = _margin(trainer.network, flat)
     parameters = [p for p in trainer.network.parameters() if p.requires_grad]
     saved = [p.detach().clone() for p in parameters]
-    loss, _ = trainer.loss(batch)
+    loss = trainer.loss(batch).value
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     norm = float(torch.sqrt(sum(((g**2).sum() for g in gradients if g is not None), torch.zeros(()))))
     with torch.no_grad():

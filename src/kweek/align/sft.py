@@ -7,6 +7,7 @@ before; with 256 replayed tokens per update at half weight it costs nothing meas
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def weighted(chats: Sequence[Segment], replayed: Sequence[Segment], replay_weigh
     for members, share in groups:
         total = float(sum(part.weights.sum() for part in members))
         if total > 0:
-            segments += [Segment(p.ids, p.targets, p.weights * np.float32(share / total)) for p in members]
+            segments += [replace(p, weights=p.weights * np.float32(share / total)) for p in members]
     if not any(part.weights.any() for part in segments):
         raise GuardError(
             "a batch carries no loss at all", fix="raise the batch size or check the chats' masks"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -126,11 +126,4 @@ class PackedMix:
             if step < first_step:
                 continue
             batch = collate(rows, self.lengths[step])
-            yield Batch(
-                batch.ids_BT,
-                batch.targets_BT,
-                batch.weights_BT / batch.num_tokens,
-                batch.positions_BT,
-                batch.mask_B1TT,
-                batch.num_tokens,
-            )
+            yield replace(batch, weights_BT=batch.weights_BT / batch.num_tokens)

@@ -28,7 +28,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
         matrix_VD = weight_VD.to(hidden_ND.dtype)
         nll_N = torch.empty_like(weights_N)
         grad_hidden_ND = torch.empty_like(hidden_ND)
-        grad_weight_VD = torch.zeros_like(weight_VD)
+        grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
         for start in range(0, hidden_ND.shape[0], chunk_rows):
             rows = slice(start, start + chunk_rows)
             hidden_CD, targets_C1, weights_C1 = hidden_ND[rows], targets_N[rows, None], weights_N[rows, None]
@@ -38,11 +38,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
             error_CV = shares_CV.scatter_add_(-1, targets_C1, shares_CV.new_full(targets_C1.shape, -1.0))
             torch.mm(error_CV, matrix_VD, out=grad_hidden_ND[rows])
             grad_hidden_ND[rows] *= weights_C1
-            weighted_CD = (hidden_CD * weights_C1).to(hidden_CD.dtype)
-            if grad_weight_VD.dtype == error_CV.dtype:
-                grad_weight_VD.addmm_(error_CV.t(), weighted_CD)
-            else:
-                grad_weight_VD += error_CV.t() @ weighted_CD
+            add_outer(grad_weight_VD, error_CV, (hidden_CD * weights_C1).to(hidden_CD.dtype))
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         ctx.mark_non_differentiable(nll_N)
         return nll_N @ weights_N, nll_N
@@ -52,8 +48,64 @@ class _FusedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, _grad_nll: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
         if grad_loss != 1:
-            grad_hidden_ND, grad_weight_VD = grad_hidden_ND * grad_loss, grad_weight_VD * grad_loss
+            grad_hidden_ND = grad_hidden_ND * grad_loss
+            grad_weight_VD = None if grad_weight_VD is None else grad_weight_VD * grad_loss
         return grad_hidden_ND, grad_weight_VD, None, None, None
+
+
+class _TokenNLL(torch.autograd.Function):
+    """The logits are formed again for the gradient: kept, they would be the largest tensor of the step."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk_rows: int) -> Tensor:
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N)
+        ctx.chunk_rows = chunk_rows
+        return _nll(hidden_ND, weight_VD, targets_N, chunk_rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_ND, weight_VD, targets_N = ctx.saved_tensors
+        matrix_VD = weight_VD.to(hidden_ND.dtype)
+        grad_hidden_ND = torch.zeros_like(hidden_ND)
+        grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
+        counted = grad_N.nonzero()[:, 0]  # rows without a gradient, those of a prompt, need no logits
+        for rows in torch.split(counted, ctx.chunk_rows):
+            hidden_CD, grad_C1 = hidden_ND[rows], grad_N[rows, None].to(hidden_ND.dtype)
+            error_CV = torch.softmax(F.linear(hidden_CD, matrix_VD), -1)
+            error_CV.scatter_add_(-1, targets_N[rows, None], error_CV.new_full(grad_C1.shape, -1.0))
+            grad_hidden_ND[rows] = (error_CV @ matrix_VD).mul_(grad_C1)
+            add_outer(grad_weight_VD, error_CV, hidden_CD * grad_C1)
+        return grad_hidden_ND, grad_weight_VD, None, None
+
+
+def add_outer(total_VD: Tensor | None, error_CV: Tensor, weighted_CD: Tensor) -> None:
+    """Add error^T weighted to a gradient, where one is wanted: a frozen head needs none."""
+    if total_VD is None:
+        return
+    if total_VD.dtype == error_CV.dtype:
+        total_VD.addmm_(error_CV.t(), weighted_CD)
+    else:
+        total_VD += error_CV.t() @ weighted_CD
+
+
+def _nll(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk_rows: int) -> Tensor:
+    matrix_VD = weight_VD.to(hidden_ND.dtype)
+    chunks = zip(torch.split(hidden_ND, chunk_rows), torch.split(targets_N[:, None], chunk_rows), strict=True)
+    return torch.cat([_shares_and_nll(hidden, matrix_VD, targets)[1] for hidden, targets in chunks])
+
+
+def token_nll(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk_rows: int = CHUNK_ROWS
+) -> Tensor:
+    """Negative log-likelihood of every target (N,), nats, with gradients to hidden states and head.
+
+    For objectives that are no weighted sum known beforehand. The head's product is made twice, so where the weights
+    are known `fused_cross_entropy` is cheaper; arguments as there.
+    """
+    return _TokenNLL.apply(  # type: ignore[no-untyped-call, no-any-return]
+        hidden_ND, weight_VD, targets_N, chunk_rows
+    )
 
 
 def _shares_and_nll(hidden_CD: Tensor, matrix_VD: Tensor, targets_C1: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +148,5 @@ def fused_cross_entropy(
             hidden_ND, weight_VD, targets_N, weights_N, chunk_rows
         )
         return loss, nll_N
-    matrix_VD = weight_VD.to(hidden_ND.dtype)
-    chunks = zip(torch.split(hidden_ND, chunk_rows), torch.split(targets_N[:, None], chunk_rows), strict=True)
-    nll_N = torch.cat([_shares_and_nll(hidden, matrix_VD, targets)[1] for hidden, targets in chunks])
+    nll_N = _nll(hidden_ND, weight_VD, targets_N, chunk_rows)
     return nll_N @ weights_N, nll_N

@@ -1,8 +1,8 @@
 """The one training loop. It is blind to the algorithm: whoever builds a batch has written the weight of every token.
 
-The loss is the sum over tokens of weight times negative log-likelihood. Next-token training writes 1/n on
+By default the loss is the sum over tokens of weight times negative log-likelihood. Next-token training writes 1/n on
 each of n tokens, supervised chats write it on the assistant's tokens only, a policy gradient writes
-advantage/n on what was sampled.
+advantage/n on what was sampled. Other losses come as an `Objective`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save
 
 from kweek.data.batches import Batch
 from kweek.errors import GuardError, Interrupted, StoreError
-from kweek.model.head import fused_cross_entropy
 from kweek.model.network import Network
 from kweek.protocols import Progress, ShouldStop, never, silent
 from kweek.store import files
+from kweek.train.objective import Likelihood, Loss, Objective
 from kweek.train.optimiser import SplitOptimiser
 
 CHECKPOINT_SECONDS = 20.0  # a killed run loses at most this much; saving takes some milliseconds
@@ -35,7 +35,8 @@ PROGRESS_SECONDS = 0.25  # faster than this a person cannot read
 class StepResult:
     """What one update measured. `loss` is the weighted sum in nats, `gradient_norm` before clipping.
 
-    `nll` holds each micro-batch's negative log-likelihood by token (B*T, nats), as the update saw it.
+    `nll` holds each micro-batch's negative log-likelihood by token (B*T, nats), as the update saw it, where the
+    objective has one; `parts` the sums of what the objective named.
     """
 
     loss: float
@@ -43,6 +44,7 @@ class StepResult:
     num_tokens: int
     flop: float
     nll: list[torch.Tensor]
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -60,6 +62,7 @@ class Trainer:
     Args:
         clip: the largest norm of the gradient; 1.0 is the field's common value.
         compute_dtype: what the blocks compute in; weights and optimiser stay fp32.
+        objective: what is lowered; by default the weighted negative log-likelihood.
     """
 
     def __init__(
@@ -69,8 +72,10 @@ class Trainer:
         *,
         clip: float = 1.0,
         compute_dtype: torch.dtype = torch.float32,
+        objective: Objective | None = None,
     ) -> None:
         self.network, self.optimiser, self.clip, self.compute_dtype = network, optimiser, clip, compute_dtype
+        self.objective = objective or Likelihood()
 
     def step(self, batches: Sequence[Batch], factor: float) -> StepResult:
         """One update at learning-rate `factor` on the summed loss of some micro-batches.
@@ -78,15 +83,20 @@ class Trainer:
         Raises:
             GuardError: loss or gradient is not a number; the weights are still those of before the step.
         """
-        value, flop, num_tokens, nll = 0.0, self.optimiser.num_flops_per_step(), 0, []
+        value, flop, num_tokens = 0.0, self.optimiser.num_flops_per_step(), 0
+        nll: list[torch.Tensor] = []
+        parts: dict[str, float] = {}
         for batch in batches:
-            loss, nll_N = self.loss(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            value += loss.item()
+            loss = self.loss(batch)
+            loss.value.backward()  # type: ignore[no-untyped-call]
+            value += loss.value.item()
             num_tokens += batch.num_tokens
-            nll.append(nll_N)
+            if loss.nll_N is not None:
+                nll.append(loss.nll_N)
+            for name, part in loss.parts.items():
+                parts[name] = parts.get(name, 0.0) + part
             num_flops = self.network.config.num_flops_per_token(batch.ids_BT.shape[1], backward=True)
-            flop += batch.ids_BT.numel() * num_flops
+            flop += batch.ids_BT.numel() * num_flops + loss.flop
         norm = float(torch.nn.utils.clip_grad_norm_(self.optimiser.parameters, self.clip))
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise GuardError(
@@ -97,22 +107,17 @@ class Trainer:
         torch.set_flush_denormal(True)
         self.optimiser.step(factor)
         torch.set_flush_denormal(False)
-        return StepResult(value, norm, num_tokens, flop, nll)
+        return StepResult(value, norm, num_tokens, flop, nll, parts)
 
-    def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weighted loss (scalar) and the negative log-likelihood of every token (B*T, detached, nats)."""
+    def loss(self, batch: Batch) -> Loss:
+        """What the objective makes of a batch."""
         network = self.network
         before, network.compute_dtype = network.compute_dtype, self.compute_dtype
         try:  # whoever measures the network between updates does so in its own precision
             hidden_BTD = network(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask_B1TT)
         finally:
             network.compute_dtype = before
-        return fused_cross_entropy(
-            hidden_BTD.flatten(0, 1),
-            self.network.head_weight,
-            batch.targets_BT.flatten(),
-            batch.weights_BT.flatten(),
-        )
+        return self.objective(network, hidden_BTD, batch)
 
     def save(self, path: Path, totals: Trained, extra: dict[str, object] | None = None) -> None:
         """Weights, optimiser state and position in one file, replaced atomically."""

@@ -181,7 +181,9 @@ def _replay(ctx: StageContext, tokenizer: Any, config: Config) -> Any:
         result: list[Segment] = []
         for members in ([talk[int(i)] for i in order], [part for row in texts[step] for part in row]):
             total = sum(float(part.weights.sum()) for part in members)
-            result += [Segment(p.ids, p.targets, p.weights * (config.replay_weight / total)) for p in members]
+            result += [
+                dataclasses.replace(p, weights=p.weights * (config.replay_weight / total)) for p in members
+            ]
         return result
 
     return segments
