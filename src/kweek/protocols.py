@@ -155,11 +155,15 @@ class LanguageModel(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """A verifier's judgement. `value` in [0, 1]; `error` is set when the verifier itself failed."""
+    """A verifier's judgement. `value` in [0, 1]; `error` is set when the verifier itself failed.
+
+    `parts` names what the value is made of, where it is made of several things.
+    """
 
     value: float
     parsed: bool
     error: str | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Verifier(Protocol):
