@@ -2,7 +2,7 @@
 
 Every sequence has a prompt of 32 tokens, then 64 are decoded (24 from 100M on); rounds are interleaved and the median
 taken. llama.cpp (prebuilt, flash attention on, a cache per sequence) gets fixed tokens and never samples; Kweek chooses
-every token. The prebuilt llama.cpp uses AVX2, so the claim is judged with Kweek held to AVX2 as well; what the best
+every token. Each has a process of its own, which is frozen while the other is measured. The prebuilt llama.cpp uses AVX2, so the claim is judged with Kweek held to AVX2 as well; what the best
 instruction set of this machine gives stands beside it.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness import evidence, kweek
-from llama_api import LlamaCpp
+from llama_beside import Beside
 from shapes import SHAPES, folder
 
 from kweek.compress.export import export_gguf
@@ -47,17 +47,6 @@ def ours(backend: NativeBackend, batch: int, steps: int) -> float:
     rows["slot"], rows["position"], rows["remaining"], rows["token"] = range(batch), PROMPT, steps, 7
     started = time.perf_counter()
     backend.run(rows, steps)
-    return batch * steps / (time.perf_counter() - started)
-
-
-def theirs(peer: LlamaCpp, batch: int, steps: int) -> float:
-    """Tokens per second."""
-    peer.clear()
-    for position in range(PROMPT):
-        peer.decode([5] * batch, [position] * batch, range(batch), [0] * batch)
-    started = time.perf_counter()
-    for step in range(steps):
-        peer.decode([7] * batch, [PROMPT + step] * batch, range(batch), [1] * batch)
     return batch * steps / (time.perf_counter() - started)
 
 
@@ -90,10 +79,10 @@ def one_size(name: str, model: Path, threads: int, rounds: int, out: Path) -> di
             for target in targets
         }
         for batch in BATCHES:
-            peer = LlamaCpp(path, sequences=batch, context=PROMPT + steps + 8, threads=threads)
+            peer = Beside(path, sequences=batch, context=PROMPT + steps + 8, threads=threads)
             runs: dict[str, Callable[[], float]] = {
                 **{target: partial(ours, backend, batch, steps) for target, backend in backends.items()},
-                "llama.cpp": partial(theirs, peer, batch, steps),
+                "llama.cpp": partial(peer.decode, batch, PROMPT, steps),
             }
             if form == "q4" and threads == 1 and name in ("1M", "10M"):
                 runs["torch"] = partial(eager, net, batch, steps)
