@@ -2,8 +2,9 @@
 
 Every sequence has a prompt of 32 tokens, then 64 are decoded (24 from 100M on); rounds are interleaved and the median
 taken. llama.cpp (prebuilt, flash attention on, a cache per sequence) gets fixed tokens and never samples; Kweek chooses
-every token. Each has a process of its own, which is frozen while the other is measured. The prebuilt llama.cpp uses AVX2, so the claim is judged with Kweek held to AVX2 as well; what the best
-instruction set of this machine gives stands beside it.
+every token. Each has a process of its own; llama.cpp's is frozen while another engine is measured. The prebuilt
+llama.cpp uses AVX2, so the claim is judged with Kweek held to AVX2 as well; what the best instruction set of this
+machine gives stands beside it.
 """
 
 from __future__ import annotations
