@@ -1,10 +1,10 @@
 """Tokens per second of decoding against llama.cpp, eager torch and numba, from 1M to 135M parameters.
 
-Every sequence has a prompt of 32 tokens, then 64 are decoded (24 from 100M on); rounds are interleaved and the median
-taken. llama.cpp (prebuilt, flash attention on, a cache per sequence) gets fixed tokens and never samples; Kweek chooses
-every token. Each has a process of its own; llama.cpp's is frozen while another engine is measured. The prebuilt
-llama.cpp uses AVX2, so the claim is judged with Kweek held to AVX2 as well; what the best instruction set of this
-machine gives stands beside it.
+Every sequence has a prompt of 32 tokens, then 64 are decoded (from 100M on 24, of 32 sequences and more 8); rounds are
+interleaved and the median taken. llama.cpp (prebuilt, flash attention on, a cache per sequence) gets fixed tokens and
+never samples; Kweek chooses every token. Each has a process of its own; llama.cpp's is frozen while another engine is
+measured. The prebuilt llama.cpp uses AVX2, so the claim is judged with Kweek held to AVX2 as well; what the best
+instruction set of this machine gives stands beside it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def eager(net: Network, batch: int, steps: int) -> float:
 def one_size(name: str, model: Path, threads: int, rounds: int, out: Path) -> dict[str, Any]:
     """Medians of every engine, format and batch for one network."""
     net = load_model(model)
-    steps = 24 if net.config.num_parameters()["total"] > 5e7 else 64
+    large = net.config.num_parameters()["total"] > 5e7
     targets = dict.fromkeys(("avx2", target_for(detect().features)))
     found: dict[str, Any] = {}
     for form, kind in PAIRS.items():
@@ -80,6 +80,7 @@ def one_size(name: str, model: Path, threads: int, rounds: int, out: Path) -> di
             for target in targets
         }
         for batch in BATCHES:
+            steps = 64 if not large else 24 if batch < 32 else 8
             peer = Beside(path, sequences=batch, context=PROMPT + steps + 8, threads=threads)
             runs: dict[str, Callable[[], float]] = {
                 **{target: partial(ours, backend, batch, steps) for target, backend in backends.items()},
