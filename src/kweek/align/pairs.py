@@ -1,14 +1,14 @@
 """Pairs of answers to one prompt, one preferred to the other, and the batches that are made of them.
 
-Both answers of a pair are always in the same micro-batch. Their weight is divided by the sum over the whole update, so
-neither packing nor the cut into micro-batches shows in a loss. What the reference model says of each token is computed
-once, by an engine or by the network itself, and travels with the pair.
+Both answers of a pair are always in the same micro-batch. Their weight is divided by the sum over the whole update,
+so neither packing nor the cut into micro-batches shows in a loss. What the reference model says of each token is
+computed once, by an engine or by the network itself, and travels with the pair.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,9 +32,9 @@ class Pair:
 
     Attributes:
         chosen, rejected: all tokens, and which of them count: those of the answer that the model writes itself.
-        margin: by how much the chosen one is better, in the units of a reward; 0 where nobody says.
-        weight: of the pair in the mean, above 0; 1 for all unless some count more.
-        chosen_reference, rejected_reference: the reference model's natural-log probability of every token, parallel to
+        margin: by how much the chosen one is better, in the units of a reward; 0 where nobody says. weight: of the
+        pair in the mean, above 0; 1 for all unless some count more. chosen_reference, rejected_reference: the
+        reference model's natural-log probability of every token, parallel to
             the tokens; empty until `with_reference`.
     """
 
@@ -162,6 +162,7 @@ class PairBatches:
     Args:
         row_length: sequences are packed into rows of this many tokens; by default the longest sequence.
         max_tokens: of a micro-batch; only memory and speed depend on it.
+        segments: makes both sides of all pairs of an update; for reward models `reward.reward_segments`.
     """
 
     def __init__(
@@ -173,12 +174,13 @@ class PairBatches:
         seed: int,
         row_length: int | None = None,
         max_tokens: int = MAX_TOKENS,
+        segments: Callable[[Sequence[Pair]], Sequence[tuple[Segment, Segment]]] = pair_segments,
     ) -> None:
         if not pairs:
             raise DataError("there are no pairs to learn from")
         sides = (side for one in pairs for side in (one.chosen, one.rejected))
         self.row_length = row_length or max(len(side.token_ids) for side in sides)
-        self.pairs, self.seed, self.max_tokens = pairs, seed, max_tokens
+        self.pairs, self.seed, self.max_tokens, self.segments = pairs, seed, max_tokens, segments
         self.batch_size = min(batch_size, len(pairs))
         self.steps_per_epoch = len(pairs) // self.batch_size
         self.num_steps = self.steps_per_epoch * epochs
@@ -186,7 +188,7 @@ class PairBatches:
     def __call__(self, first_step: int = 0) -> Iterator[list[Batch]]:
         """Updates from `first_step` on, a pure function of seed and step."""
         for step in range(first_step, self.num_steps):
-            yield micro_batches(pair_segments(self.chosen(step)), self.row_length, self.max_tokens)
+            yield micro_batches(self.segments(self.chosen(step)), self.row_length, self.max_tokens)
 
     def chosen(self, step: int) -> list[Pair]:
         """The pairs of one update."""
