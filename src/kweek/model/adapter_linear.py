@@ -1,9 +1,9 @@
 """A linear layer with a low-rank adapter: W + s B A, with W frozen (Hu et al. 2021, arXiv 2106.09685, equation 3).
 
-The sum is formed before the product, not the two products after it. That is less arithmetic where a batch has more than
-some hundred tokens, no activation is kept for it, and the layer *is* one matrix: what the engine packs and what `merge`
-writes is to the bit what was trained. In the backward pass the matrix is made again; the gradients of A and B take
-products of rank r only, and none is computed for W.
+The sum is formed before the product, not two products after it. So no activation is kept for the adapter, and the layer
+*is* one matrix: what the engine packs and what `merge` writes is to the bit what was trained. The backward pass needs W
+alone: the gradients of A and B, and the share of B A in that of the input, are products of rank r, and none is
+computed for W.
 Shapes: N rows, I inputs, O outputs, K rank, P adapted parts, R = P K, U outputs of the adapted parts.
 """
 
@@ -58,8 +58,14 @@ class Adapted:
         """See `Matrix`: nothing."""
         return None
 
-    def gradients(self, needed: Sequence[bool], grad_ON: Tensor, x_NI: Tensor) -> tuple[Tensor | None, ...]:
-        """See `Matrix`: s B' (G' X) and s (G' X) A' without forming G' X, which would be a gradient of W."""
+    def rest(self, dtype: torch.dtype) -> Tensor:
+        """See `Matrix`: W."""
+        return self.base.make(dtype)
+
+    def gradients(
+        self, needed: Sequence[bool], grad_ON: Tensor, x_NI: Tensor, grad_x_NI: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """See `Matrix`: s B' (G X) and s (G X) A' without forming G X, which would be the gradient of W."""
         a_RI, b_UK = self.a_RI.to(x_NI.dtype), self.b_UK.to(x_NI.dtype)
         inner_RN = a_RI @ x_NI.t()
         grad_inner_RN, grad_b_UK = torch.empty_like(inner_RN), torch.empty_like(b_UK)
@@ -67,6 +73,8 @@ class Adapted:
             grad_part_ON = grad_ON[block.outputs]
             torch.mm(b_UK[block.rows].t(), grad_part_ON, out=grad_inner_RN[block.ranks])
             torch.mm(grad_part_ON, inner_RN[block.ranks].t(), out=grad_b_UK[block.rows])
+        if grad_x_NI is not None:
+            grad_x_NI.addmm_(grad_inner_RN.t(), a_RI, alpha=self.scale)
         return (grad_inner_RN @ x_NI).mul_(self.scale), grad_b_UK.mul_(self.scale)
 
 

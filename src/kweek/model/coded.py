@@ -50,7 +50,13 @@ class Codes:
         """See `Matrix`: nothing."""
         return None
 
-    def gradients(self, needed: Sequence[bool], grad_ON: Tensor, x_NI: Tensor) -> tuple[Tensor | None, ...]:
+    def rest(self, dtype: torch.dtype) -> Tensor:
+        """See `Matrix`."""
+        return self.make(dtype)
+
+    def gradients(
+        self, needed: Sequence[bool], grad_ON: Tensor, x_NI: Tensor, grad_x_NI: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         """See `Matrix`: none."""
         return ()
 

@@ -221,12 +221,12 @@ class _Project(torch.autograd.Function):
     def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, ...]:
         x_NI, made_OI, *_ = ctx.saved_tensors
         needed_x, _, _, *needed = ctx.needs_input_grad
-        grad_x_NI = grad_NO @ _made(ctx.matrix, made_OI, x_NI.dtype) if needed_x else None
-        return grad_x_NI, None, None, *ctx.matrix.gradients(needed, grad_NO.t(), x_NI)
+        grad_x_NI = grad_NO @ _rest(ctx.matrix, made_OI, x_NI.dtype) if needed_x else None
+        return grad_x_NI, None, None, *ctx.matrix.gradients(needed, grad_NO.t(), x_NI, grad_x_NI)
 
 
-def _made(matrix: Matrix, kept_OI: Tensor | None, dtype: torch.dtype) -> Tensor:
-    return matrix.make(dtype) if kept_OI is None else kept_OI
+def _rest(matrix: Matrix, kept_OI: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return matrix.rest(dtype) if kept_OI is None else kept_OI
 
 
 def project(x: Tensor, matrix: Matrix, bias_O: Tensor | None = None) -> Tensor:
@@ -264,15 +264,16 @@ class _FeedForward(torch.autograd.Function):
         needed_x, _, _, *needed = ctx.needs_input_grad
         split = len(gate_up.leaves)
         gate_FN, up_FN = both_ZN.chunk(2)
-        grad_FN = _made(down, down_DF, x_ND.dtype).t() @ grad_ND.t()
         active_FN = F.silu(gate_FN)
+        grad_FN = _rest(down, down_DF, x_ND.dtype).t() @ grad_ND.t()
+        of_down = down.gradients(needed[split:], grad_ND.t(), (active_FN * up_FN).t(), grad_FN.t())
         grad_both_ZN = torch.empty_like(both_ZN)
         grad_gate_FN, grad_up_FN = grad_both_ZN.chunk(2)
         torch.mul(grad_FN, active_FN, out=grad_up_FN)
         torch.ops.aten.silu_backward.grad_input(grad_FN.mul_(up_FN), gate_FN, grad_input=grad_gate_FN)
-        of_down = down.gradients(needed[split:], grad_ND.t(), active_FN.mul_(up_FN).t())
-        grad_x_ND = grad_both_ZN.t() @ _made(gate_up, gate_up_ZD, x_ND.dtype) if needed_x else None
-        return grad_x_ND, None, None, *gate_up.gradients(needed[:split], grad_both_ZN, x_ND), *of_down
+        grad_x_ND = grad_both_ZN.t() @ _rest(gate_up, gate_up_ZD, x_ND.dtype) if needed_x else None
+        of_gate_up = gate_up.gradients(needed[:split], grad_both_ZN, x_ND, grad_x_ND)
+        return grad_x_ND, None, None, *of_gate_up, *of_down
 
 
 def feed_forward(x: Tensor, gate_up: Matrix, down: Matrix) -> Tensor:

@@ -30,15 +30,27 @@ class Matrix(Protocol):
         ...
 
     def make(self, dtype: torch.dtype) -> Tensor:
-        """(O, I) in a dtype, only to be read."""
+        """(O, I) in a dtype, only to be read, for the forward pass."""
         ...
 
     def keep(self, made_OI: Tensor) -> Tensor | None:
-        """What the backward pass shall find of what was made; None to make it again there, which spares memory."""
+        """What the backward pass shall have of what was made; None to call `rest` there, which spares memory."""
         ...
 
-    def gradients(self, needed: Sequence[bool], grad_ON: Tensor, x_NI: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient of each leaf that needs one, from that of the layer's output and from its input."""
+    def rest(self, dtype: torch.dtype) -> Tensor:
+        """The matrix for the gradient of the input, without the share that `gradients` adds to that."""
+        ...
+
+    def gradients(
+        self, needed: Sequence[bool], grad_ON: Tensor, x_NI: Tensor, grad_x_NI: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """The gradient of each leaf that needs one.
+
+        Args:
+            needed: by leaf.
+            grad_ON, x_NI: the gradient of the layer's output, and its input.
+            grad_x_NI: the gradient of the input so far, or None where nobody wants it; added to in place.
+        """
         ...
 
 
@@ -66,7 +78,13 @@ class Plain:
         """See `Matrix`; kept, because it is the weight or took a pass over it."""
         return made_OI
 
-    def gradients(self, needed: Sequence[bool], grad_ON: Tensor, x_NI: Tensor) -> tuple[Tensor | None, ...]:
+    def rest(self, dtype: torch.dtype) -> Tensor:
+        """See `Matrix`."""
+        return self.make(dtype)
+
+    def gradients(
+        self, needed: Sequence[bool], grad_ON: Tensor, x_NI: Tensor, grad_x_NI: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         """See `Matrix`."""
         return (grad_ON @ x_NI if needed[0] else None,)
 
