@@ -79,7 +79,7 @@ def load() -> Stored:
     rows = document["pairs"]
     pairs = [
         Pair(
-            *(Chat(row[side]["ids"], [bool(own) for own in row[side]["mask"]]) for side in SIDES),
+            *(Chat(row[side]["ids"], [0 if own else -1 for own in row[side]["mask"]]) for side in SIDES),
             margin=row["margin"],
             chosen_reference=row["chosen"]["reference"],
             rejected_reference=row["rejected"]["reference"],
@@ -93,7 +93,7 @@ def load() -> Stored:
     ]
     strangers = document["strangers"]
     judged = [
-        replace(one, stranger=Chat(row["ids"], [bool(own) for own in row["mask"]]), stranger_reference=row["reference"])
+        replace(one, stranger=Chat(row["ids"], [0 if own else -1 for own in row["mask"]]), stranger_reference=row["reference"])
         for one, row in zip(judged, strangers, strict=True)
     ]  # fmt: skip
     streams = {
