@@ -7,6 +7,7 @@ installed) its values on it. Everything that is compared reads the files.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
