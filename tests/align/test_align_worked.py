@@ -42,9 +42,11 @@ def test_rounded_results_are_left_out_and_counted():
     sound = Worked("q", "It is <<100/4=25>>25 and <<25*2=50>>50.\n#### 50")
     rounded = Worked("q", "It is <<100/3=33.33>>33.33.\n#### 33.33")
     unreadable = Worked("q", "It is <<x=3>>3.\n#### 3")
-    plain = Worked("q", "It is 3.\n#### 3")
-    kept, left = with_the_calculators_results([sound, rounded, unreadable, plain])
-    assert kept == [sound, plain]
+    plain = Worked("q", "3 = 3, and <3=3> too.\n#### 3")
+    zeros = Worked("q", "It is <<8*18=144.00>>144.00, half of it <<144*.5=72.0>>72\n#### 72")
+    kept, left = with_the_calculators_results([sound, rounded, unreadable, plain, zeros])
+    assert kept[:2] == [sound, plain]
+    assert kept[2].solution == "It is <<8*18=144>>144.00, half of it <<144*.5=72>>72\n#### 72"
     assert left == {"a result that is not the calculator's": 2}
 
 

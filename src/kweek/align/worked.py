@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 from kweek.data.batches import Segment, segment
@@ -76,29 +76,35 @@ def read_worked(path: Path) -> list[Worked]:
 
 
 def with_the_calculators_results(examples: Sequence[Worked]) -> tuple[list[Worked], Mapping[str, int]]:
-    """The examples whose results are the calculator's own, and how many were left out by reason.
+    """The examples with results spelled as the calculator spells them, and how many were left out by reason.
 
     A result that people have rounded (33.33 for 100/3) would teach the model to go on from a number it never sees.
     """
     kept: list[Worked] = []
     left: Counter[str] = Counter()
     for example in examples:
-        parts = pieces(example.solution)
-        if all(
-            _says(own, result.removesuffix(">>")) for (own, _), (result, told) in pairwise(parts) if not told
-        ):
-            kept.append(example)
-        else:
+        try:
+            kept.append(replace(example, solution=_respelled(example.solution)))
+        except Unreadable:
             left["a result that is not the calculator's"] += 1
     return kept, left
 
 
-def _says(call: str, result: str) -> bool:
-    """Whether the calculator would answer so. `call` ends with `<<EXPRESSION=`."""
-    try:
-        return written(evaluate(call.rpartition("<<")[2].removesuffix("="))) == result
-    except Unreadable:
-        return False
+def _respelled(solution: str) -> str:
+    """Raises:
+    Unreadable: a result of another value than its expression.
+    """
+    text, value = "", Fraction(0)
+    for part, own in pieces(solution):
+        if own:
+            text += part
+            if part.endswith("="):
+                value = evaluate(part.rpartition("<<")[2].removesuffix("="))
+        elif evaluate(part.removesuffix(">>")) == value:
+            text += f"{written(value)}>>"
+        else:
+            raise Unreadable
+    return text
 
 
 def worked_segment(tokenizer: Tokenizer, example: Worked, end_id: int) -> Segment:
