@@ -57,19 +57,21 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], *, tools: Too
     return chat
 
 
-def encode_turns(tokenizer: Tokenizer, messages: Sequence[Message], *, tools: Tools = ()) -> list[Chat]:
+def encode_turns(
+    tokenizer: Tokenizer, messages: Sequence[Message], *, tools: Tools = (), first: int = 0
+) -> list[Chat]:
     """Training examples of a chat in which every turn is learnt once, as the model will have to write it.
 
     One example where the template renders all turns together as they are served one by one. Else, for the turns that
     it rewrites once more follows (most drop their reasoning, some move the system message or the tools), further
-    examples that end earlier.
+    examples that end earlier. Of turns before message `first` none is learnt.
 
     Raises:
         DataError, GuardError: as `encode_chat`; and where even a turn that ends the chat cannot be marked.
     """
     safe = _safe_chat(tokenizer, messages, tools)
     variables = _variables(tokenizer, tools)
-    missing = [i for i, message in enumerate(safe) if message["role"] == "assistant"]
+    missing = [i for i, message in enumerate(safe) if message["role"] == "assistant" and i >= first]
     chats: list[Chat] = []
     while missing:
         last = missing[-1]

@@ -7,7 +7,7 @@ prompt that is served otherwise than it was learnt answers worse. None of these 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,50 +43,78 @@ class MaskAudit:
         return self.num_learnt / self.num_tokens
 
 
-def check_masks(tokenizer: Tokenizer, chats: Sequence[Chat]) -> MaskAudit:
+class MaskCheck:
+    """Looks at chats one by one, so that none need be kept. Raises GuardError as `check_masks`."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._first, self._last = Counter[int](), Counter[int]()
+        self._num_chats = self._num_tokens = self._num_learnt = 0
+
+    def add(self, chat: Chat, name: str = "") -> None:
+        """Look at a chat; `name` is what an error calls it, else its number."""
+        self._num_chats += 1
+        name = name or f"chat {self._num_chats}"
+        learnt = sum(chat.loss_mask)
+        if not learnt:
+            fix = "give the template a {% generation %} block around the assistant's part"
+            raise GuardError("no token is in the loss", where=name, fix=fix)
+        if learnt == len(chat.token_ids):
+            raise GuardError(
+                "every token is in the loss, the question too", where=name, fix="mend the template"
+            )
+        self._num_tokens += len(chat.token_ids)
+        self._num_learnt += learnt
+        ends: dict[int, int] = {}
+        for index, turn in zip(chat.token_ids, chat.turns, strict=True):
+            if turn >= 0:
+                if turn not in ends:
+                    self._first[index] += 1
+                ends[turn] = index
+        for turn, index in ends.items():
+            self._last[index] += 1
+            if index not in self._tokenizer.stop_ids:
+                raise GuardError(
+                    f"the last token learnt of message {turn} is {self._tokenizer.decode([index])!r}, which ends no "
+                    f"answer (those that do: {', '.join(sorted(self._tokenizer.stop_texts))}), so answers would "
+                    "never stop",
+                    where=name,
+                    fix="let the template end an assistant's turn with such a token, or name it as eos_token",
+                )
+
+    def audit(self) -> MaskAudit:
+        """What was found in all of them."""
+        if not self._num_chats:
+            raise GuardError("there are no chats to learn from", fix="look at what was left out and why")
+        if self._num_learnt > MOST * self._num_tokens:
+            raise GuardError(
+                f"{self._num_learnt / self._num_tokens:.1%} of all tokens are in the loss, over {MOST:.0%}",
+                fix="check that questions are masked out; chats almost without a question are documents",
+            )
+        return MaskAudit(
+            self._num_chats,
+            self._first.total(),
+            self._num_tokens,
+            self._num_learnt,
+            self._named(self._first),
+            self._named(self._last),
+        )
+
+    def _named(self, counts: Counter[int]) -> tuple[tuple[str, int], ...]:
+        return tuple((self._tokenizer.decode([index]), n) for index, n in counts.most_common(NUM_SHOWN))
+
+
+def check_masks(tokenizer: Tokenizer, chats: Iterable[Chat]) -> MaskAudit:
     """Where the loss lies, refused where training would go wrong without a word.
 
     Raises:
         GuardError: a chat without any loss, one with loss on every token, a share above `MOST` over all, or a turn
             that does not end with a token that ends an answer.
     """
-    first, last = Counter[str](), Counter[str]()
-    num_tokens = num_learnt = 0
-    for number, chat in enumerate(chats):
-        learnt = sum(chat.loss_mask)
-        if not learnt:
-            raise _refused("no token is in the loss", number, "give the template a {% generation %} block")
-        if learnt == len(chat.token_ids):
-            raise _refused("every token is in the loss, the question too", number, "mend the template")
-        num_tokens += len(chat.token_ids)
-        num_learnt += learnt
-        for turn in dict.fromkeys(turn for turn in chat.turns if turn >= 0):
-            places = [i for i, owner in enumerate(chat.turns) if owner == turn]
-            first[tokenizer.decode([chat.token_ids[places[0]]])] += 1
-            end = chat.token_ids[places[-1]]
-            last[tokenizer.decode([end])] += 1
-            if end not in tokenizer.stop_ids:
-                raise _refused(
-                    f"the last token learnt of message {turn} is {tokenizer.decode([end])!r}, which ends no answer "
-                    f"(those that do: {', '.join(sorted(tokenizer.stop_texts))}), so answers would never stop",
-                    number,
-                    "let the template end an assistant's turn with such a token, or name it as eos_token",
-                )
-    if not chats:
-        raise GuardError("there are no chats to learn from", fix="look at what was left out and why")
-    if num_learnt > MOST * num_tokens:
-        raise GuardError(
-            f"{num_learnt / num_tokens:.1%} of all tokens are in the loss, over {MOST:.0%}",
-            fix="check that questions are masked out; chats almost without a question are documents",
-        )
-    return MaskAudit(
-        len(chats),
-        sum(first.values()),
-        num_tokens,
-        num_learnt,
-        tuple(first.most_common(NUM_SHOWN)),
-        tuple(last.most_common(NUM_SHOWN)),
-    )
+    check = MaskCheck(tokenizer)
+    for chat in chats:
+        check.add(chat)
+    return check.audit()
 
 
 def check_prompts(
@@ -118,7 +146,3 @@ def check_prompts(
                 )
             compared += 1
     return compared
-
-
-def _refused(what: str, number: int, fix: str) -> GuardError:
-    return GuardError(what, where=f"chat {number + 1}", fix=fix)
