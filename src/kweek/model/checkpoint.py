@@ -170,6 +170,12 @@ def _check_tensors(config: ModelConfig, tensors: TensorFolder) -> None:
         elif f"{base}.weight_packed" in tensors.shapes:
             quantized.check_parts(base, tensors.shapes, shape, where)
             left -= {f"{base}.{suffix}" for suffix in quantized.SUFFIXES}
+        elif "score.weight" in tensors.shapes:
+            raise CheckpointError(
+                "it is a model that scores, not one that writes",
+                where=where,
+                fix="give a language model (...ForCausalLM)",
+            )
         else:
             raise CheckpointError(f"tensor {name} is missing", where=where, fix="fetch the model again")
     if config.tied_embeddings and _HEAD in left:

@@ -42,7 +42,7 @@ def kind_of(name: str, parameter: torch.Tensor) -> Kind:
     """Which learning rate a parameter takes, by its Hugging Face name and shape."""
     if "embed_tokens" in name:
         return "embedding"
-    if "lm_head" in name:
+    if "lm_head" in name or name == "score.weight":
         return "head"
     return "matrices" if parameter.ndim == 2 else "norms"
 

@@ -167,7 +167,7 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 def fit(
     trainer: Trainer,
-    batches: Callable[[int], Iterator[Batch]],
+    batches: Callable[[int], Iterator[Batch | Sequence[Batch]]],
     num_steps: int,
     schedule: Callable[[int], float],
     *,
@@ -179,7 +179,8 @@ def fit(
     """Train for `num_steps`, resuming from `state` when it exists.
 
     Args:
-        batches: gives the batches from a step on; a pure function of the step, so that resuming sees the same.
+        batches: gives the batch of each update from a step on, or its micro-batches; a pure function of the step, so
+            that resuming sees the same.
         schedule: learning-rate factor by step.
         state: checkpoint file; written every 20 seconds and when asked to stop, removed by nobody.
         on_step: called after every update with totals, result and tokens per second since the last call.
@@ -198,7 +199,8 @@ def fit(
             if state is not None:
                 trainer.save(state, totals)
             raise Interrupted
-        result = trainer.step([batch], schedule(totals.step))
+        update = [batch] if isinstance(batch, Batch) else batch
+        result = trainer.step(update, schedule(totals.step))
         totals = Trained(totals.step + 1, totals.num_tokens + result.num_tokens, totals.flop + result.flop)
         now = time.monotonic()
         speed = result.num_tokens / max(now - last, 1e-9)
