@@ -1,10 +1,6 @@
 """The critic of PPO: a network that expects, before every token, what the answer will still earn.
 
-It minimises the mean over the chosen tokens of (V - return)^2, with returns from generalised advantages
-(`kweek.align.advantages`). Squared errors are not clipped: clipping them did not help where it was measured
-(Andrychowicz et al. 2021, arXiv 2006.05990, section 3.2).
-
-Legend: B rows, T positions, D width, N = B T.
+It learns by `kweek.align.value` towards the returns of generalised advantages (`kweek.align.advantages`).
 """
 
 from __future__ import annotations
@@ -12,30 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
 from kweek.align.advantages import Values
 from kweek.align.lessons import Lesson, chosen
 from kweek.align.rollout import Rollout
 from kweek.align.sft import ROW_LENGTH
-from kweek.data.batches import Batch, collate, pack, segment
+from kweek.align.value import RETURN, ValueRegression
+from kweek.data.batches import collate, pack, segment
 from kweek.errors import ConfigError
-from kweek.model.network import Network
 from kweek.model.scorer import Scorer, scores
-from kweek.train.objective import Loss
 from kweek.train.trainer import StepResult, Trainer
 
 ROWS_PER_MICROBATCH = 32  # as the policy's
-
-
-class SquaredError:
-    """An `Objective`: the sum over tokens of share times (V - return)^2, from the streams `share` and `return`."""
-
-    def __call__(self, network: Network, hidden_BTD: Tensor, batch: Batch) -> Loss:
-        """See `Objective`. `network` is a `Scorer` of every token."""
-        value_N = network.logits(hidden_BTD.flatten(0, 1))[:, 0].float()
-        error_N = value_N - batch.streams["return"].flatten()
-        return Loss(error_N.square() @ batch.streams["share"].flatten())
 
 
 class Critic:
@@ -58,7 +42,7 @@ class Critic:
                 fix="make it by scorer_from(network, per_token=True)",
             )
         self.trainer, self._scorer = trainer, network
-        trainer.objective = SquaredError()
+        trainer.objective = ValueRegression()
 
     def values(self, rollouts: Sequence[Rollout]) -> list[Values]:
         """What was to be expected before each chosen token, one array per rollout."""
@@ -75,9 +59,8 @@ class Critic:
         segments = []
         for lesson in lessons:
             assert lesson.returns is not None
-            own = chosen(lesson.rollout)
-            streams = {"share": own / count, "return": lesson.returns}
-            segments.append(segment(lesson.rollout.token_ids, np.zeros_like(own), streams))
+            weights = chosen(lesson.rollout) / count
+            segments.append(segment(lesson.rollout.token_ids, weights, {RETURN: lesson.returns}))
         rows = pack(segments, ROW_LENGTH)
         parts = [rows[i : i + ROWS_PER_MICROBATCH] for i in range(0, len(rows), ROWS_PER_MICROBATCH)]
         return self.trainer.step([collate(part) for part in parts], factor)

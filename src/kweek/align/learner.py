@@ -130,7 +130,7 @@ class Learner:
             learned.flop += result.flop
             if self.critic is not None:
                 fitted = self.critic.fit(part, factor)
-                learned.value_errors.append(fitted.loss)
+                learned.value_errors.append(fitted.parts["value_error"])
                 learned.flop += fitted.flop
         if prepared.kl is not None:
             self.control.measured(prepared.kl)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kweek.align.environment import Item, Split
 from kweek.align.verifier import whole_number
 from kweek.data import stories
+from kweek.evaluate.problems import MAX_NEW_TOKENS
 from kweek.protocols import Message, Score, TokenInterceptor, Verifier
 from kweek.system.calculator import Calculator
 from kweek.tokenize.tokenizer import Tokenizer
@@ -38,7 +39,7 @@ class WordProblems:
         levels: numbers of operations, drawn evenly.
         wording: "unseen" uses phrasings that no training text has.
         calculator: whether calls of the calculator are answered.
-        max_new_tokens: the longest right answer, four steps with the calculator, takes about 70.
+        max_new_tokens: as in evaluation.
     """
 
     share_sums: float = 0.0
@@ -47,7 +48,7 @@ class WordProblems:
     calculator: bool = True
     verifier: Verifier = whole_number
     name: str = "stories"
-    max_new_tokens: int = 96
+    max_new_tokens: int = MAX_NEW_TOKENS
     max_turns: int = 1
 
     def items(self, key: str, count: int, split: Split) -> list[Item]:
