@@ -54,9 +54,8 @@ class Detector:
         return move if abs(move) > least else 0.0
 
 
-def repetition(rollout: Rollout) -> float:
-    """Share of an answer's runs of four tokens that occurred in it before."""
-    ids = rollout.token_ids[rollout.num_prompt_tokens :]
+def repeated(ids: Sequence[int]) -> float:
+    """Share of the runs of four tokens that occurred before."""
     grams = [tuple(ids[i : i + GRAM]) for i in range(len(ids) - GRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
@@ -64,7 +63,7 @@ def repetition(rollout: Rollout) -> float:
 #: Those that are watched unless others are given.
 DETECTORS = (
     Detector("length", lambda rollout: float(rollout.num_sampled), 2.0),
-    Detector("repetition", repetition, 0.1),
+    Detector("repetition", lambda rollout: repeated(rollout.token_ids[rollout.num_prompt_tokens :]), 0.1),
     Detector("share of answers in the asked form", lambda rollout: float(rollout.score.parsed), 0.1),
     Detector("share of answers cut off", lambda rollout: float(rollout.stop_reason == "length"), 0.1),
 )
