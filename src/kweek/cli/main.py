@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from kweek import __version__
-from kweek.cli import chat, export, flops, get, model, plan, prune, quantize, recipe, run, serve
+from kweek.cli import chat, export, flops, get, model, plan, prune, quantize, recipe, run, sandbox, serve
 from kweek.errors import Interrupted, KweekError, is_out_of_memory
 
 EXIT_BUG, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
@@ -45,7 +45,7 @@ def _options(
     """Options before the verb; `main` has seen them already."""
 
 
-for _verb in (run, plan, chat, serve, get, model, export, flops, prune, quantize, recipe):
+for _verb in (run, plan, chat, serve, get, model, export, flops, prune, quantize, recipe, sandbox):
     _verb.register(app)
 
 
