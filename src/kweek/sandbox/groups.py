@@ -6,8 +6,8 @@ covers what the kernel holds for the program too: pipes, sockets, page tables.
 
 from __future__ import annotations
 
-import itertools
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +19,6 @@ from kweek.sandbox.limits import Limits
 _ROOT = Path("/sys/fs/cgroup")
 _PREFIX = "kweek-"
 _REMOVE_SECONDS = 2.0  # the kernel lets go of a group some time after its last process has ended
-_runs = itertools.count()
 
 
 class Group:
@@ -59,7 +58,7 @@ def group(limits: Limits) -> Iterator[Group | None]:
         yield None
         return
     _sweep(above)
-    path = above / f"{_PREFIX}{os.getpid()}-{next(_runs)}"
+    path = above / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
     path.mkdir()
     try:
         (path / "memory.max").write_text(str(limits.memory_bytes + limits.disk_bytes))

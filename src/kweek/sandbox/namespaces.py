@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import threading
@@ -35,7 +35,7 @@ _ENVIRONMENT = (
     "PYTHONHASHSEED=0",  # the same program says the same
     "MALLOC_ARENA_MAX=2",  # more of them reserve address space, which is bounded
 )
-_EXTRA_USERS = 1 << 22  # as many as there can be processes (PID_MAX_LIMIT)
+_EXTRA_USERS = 1 << 22  # so many that two runs hardly ever share one
 
 
 def run(argv: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> Result:
@@ -107,13 +107,10 @@ def _filter() -> bytes:
         raise SandboxError(str(error), fix=PORTABLE) from None
 
 
-_runs = itertools.count()
-
-
 def _outer_user() -> int:
     """A user that nobody is, for a run of the superuser; -1 for an ordinary user, who stays who they are.
 
-    Users from the upper end of those that this (user) namespace has, another for each run.
+    From the upper end of the users that this (user) namespace has, another for each run.
     """
     if os.geteuid() != 0:
         return -1
@@ -122,7 +119,7 @@ def _outer_user() -> int:
     if count < 1 << 16:  # one user, mapped by an ordinary one who plays superuser, or a few
         return -1
     end = min(start + count, (1 << 31) - 1)  # above are numbers that some tools take for negative
-    return end - 1 - (os.getpid() + next(_runs)) % min(_EXTRA_USERS, count // 4)
+    return end - 1 - secrets.randbelow(min(_EXTRA_USERS, count // 4))
 
 
 def _exchange(binary: str, request: bytes, seconds: float) -> Value:

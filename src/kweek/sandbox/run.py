@@ -15,7 +15,9 @@ from kweek.sandbox.wasm import guest
 #: What a program given as text is called in its folder.
 PROGRAM = "program.py"
 _DEFAULT = Limits()
-_PAGE = 4096  # what a file takes at least
+_PAGE = 4096
+_LEAST_BYTES = 16384  # what a file or folder counts at least: a disk holds so many fewer of them
+_COMMANDS = ("python3", "python")
 
 
 def run(
@@ -29,7 +31,7 @@ def run(
     """Run a program and say how it ended. It sees its files, its input, and nothing else of this machine.
 
     Args:
-        program: Python source, run as `program.py`; or words to execute, the first of which is `python3` (tier `ns`).
+        program: Python source, run as `program.py`; or words to execute, the first of them `python3` (tier `ns` alone).
         files: what lies in its working folder, by name; folders are made.
         stdin: what it reads.
         limits: what it may use; the default is enough for tests of small functions.
@@ -44,8 +46,11 @@ def run(
         if PROGRAM in given:
             raise ConfigError("a file of this name holds the program itself", where=f"files[{PROGRAM!r}]")
         given[PROGRAM] = program.encode()
-    size = sum(-(-len(content) // _PAGE) * _PAGE for content in given.values())
-    if size > limits.disk_bytes:
+    elif not program or program[0] not in _COMMANDS:
+        raise ConfigError(
+            f"{program[:1]} cannot be executed", where="program", fix="start with python3: there is no other"
+        )
+    if (size := _size(given)) > limits.disk_bytes:
         raise ConfigError(
             f"the given files take {size:,} bytes", where="disk_bytes", fix="raise this limit, or give fewer"
         )
@@ -72,6 +77,13 @@ def choose(*, programs: bool) -> Tier:
     if programs and guest.refusal() is None:
         return "wasm"
     raise refusal
+
+
+def _size(files: Mapping[str, bytes]) -> int:
+    """Bytes of the disk that files take, their folders too."""
+    folders = {parent for name in files for parent in PurePosixPath(name).parents}
+    pages = (-(-len(content) // _PAGE) * _PAGE for content in files.values())
+    return sum(max(_LEAST_BYTES, taken) for taken in pages) + len(folders) * _LEAST_BYTES
 
 
 def _checked(name: str) -> str:

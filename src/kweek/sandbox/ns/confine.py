@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import stat
 
 from . import kernel, tree
 
@@ -47,12 +48,10 @@ def become(request: Request, output: tuple[int, int, int], group: int) -> None:
     kernel.drop_capabilities()
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1, what="no new privileges")
     _check_fork_limit()
-    _landlock()
+    _landlock(request)
     kernel.install_filter(request.filter)
-    program = os.fsdecode(request.argv[0])
-    path = program if "/" in program else f"/python/bin/{program}"
     environment = dict(pair.split(b"=", 1) for pair in request.environment)
-    os.execve(path, request.argv, environment)  # noqa: S606 - there is no shell to start it with
+    os.execve(b"/python/bin/" + request.argv[0], request.argv, environment)  # noqa: S606 - there is no shell to start it with
 
 
 def _limit(request: Request) -> None:
@@ -71,9 +70,17 @@ def _limit(request: Request) -> None:
         (resource.RLIMIT_NICE, 0),
         (resource.RLIMIT_RTPRIO, 0),
     ):
-        resource.setrlimit(what, (limit, limit))
+        _lower(what, limit, limit)
     # The supervisor, which counts finer, comes first; then a signal that says why, then one that cannot be ignored.
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu + 1, cpu + 2))
+    _lower(resource.RLIMIT_CPU, cpu + 1, cpu + 2)
+
+
+def _lower(what: int, soft: int, hard: int) -> None:
+    """Set a limit, or leave the one that the caller itself is under, where that is lower."""
+    most = resource.getrlimit(what)[1]
+    if most != resource.RLIM_INFINITY:
+        soft, hard = min(soft, most), min(hard, most)
+    resource.setrlimit(what, (soft, hard))
 
 
 def _check_fork_limit() -> None:
@@ -91,7 +98,7 @@ def _check_fork_limit() -> None:
     raise kernel.Refused("the kernel does not bound this user's processes")
 
 
-def _landlock() -> None:
+def _landlock(request: Request) -> None:
     """A second fence around the same files, networks and signals, where the kernel has it."""
     version = kernel.landlock_version()
     if not version:
@@ -100,11 +107,14 @@ def _landlock() -> None:
     network = _NETWORK_RIGHTS if version >= 4 else 0
     rules = kernel.landlock_create(rights, network, _SCOPES if version >= 6 else 0)
     look = _READ | _READ_FOLDER
-    places = {"/": look | _EXECUTE, "/dev": look | _WRITE}
-    places |= dict.fromkeys((tree.WORK, tree.TMP, tree.SHARED), rights & ~_EXECUTE & ~_MAKE_DEVICES)
+    places = {b"/": look, b"/dev": look | _WRITE}
+    places |= {place: look | _EXECUTE for _, place in request.binds}
+    for own in (tree.WORK, tree.TMP, tree.SHARED):
+        places[os.fsencode(own)] = rights & ~_EXECUTE & ~_MAKE_DEVICES
     for place, granted in places.items():
-        folder = os.open(place, os.O_PATH | os.O_CLOEXEC)
-        kernel.landlock_allow(rules, granted & rights, folder)
-        os.close(folder)
+        held = os.open(place, os.O_PATH | os.O_CLOEXEC)
+        possible = rights if stat.S_ISDIR(os.fstat(held).st_mode) else rights & _ON_FILES
+        kernel.landlock_allow(rules, granted & possible, held)
+        os.close(held)
     kernel.landlock_restrict(rules)
     os.close(rules)

@@ -86,9 +86,8 @@ def run(request: Request, report: int, group: int) -> None:
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, _SIGKILL, what="dying with the supervisor")
         os.setsid()
-        kernel.set_signal(
-            _SIGINT, ignored=False
-        )  # Python would turn it into an exception, and the program can send it
+        # Python would turn it into an exception, and the program can send it.
+        kernel.set_signal(_SIGINT, ignored=False)
         kernel.hostname(b"sandbox")
         processes = tree.settle(request)
         tree.write_files(request.files)
@@ -117,11 +116,12 @@ def _supervise(request: Request, processes: int, group: int) -> Value:
     microseconds = int((time.monotonic() - started) * 1e6)
     streams.drain()
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    reason = reason or _reason_of(status, watch.cpu_seconds() * 1e6 > request.cpu_microseconds)
     files, files_cut = tree.read_files(request.files, request.disk)
     return [
         b"done",
         os.waitstatus_to_exitcode(status),
-        (reason or _reason_of(status) or ("output_bytes" if streams.flooded else "")).encode(),
+        (reason or ("output_bytes" if streams.flooded else "")).encode(),
         int(streams.flooded or files_cut),
         microseconds,
         int(watch.cpu_seconds() * 1e6),
@@ -143,7 +143,7 @@ def _start(request: Request, streams: Streams, group: int) -> int:
         try:
             confine.become(request, streams.inner, group)
         except BaseException as error:
-            os.write(inner, f"{error}".encode())
+            os.write(inner, f"{error or type(error).__name__}".encode())
         os._exit(127)
     os.close(inner)
     said = os.read(failure, 4096)
@@ -194,10 +194,12 @@ def _end_all(program: int) -> int:
     return status
 
 
-def _reason_of(status: int) -> str:
-    """What limit of the kernel's own a program died of."""
+def _reason_of(status: int, used_up: bool) -> str:
+    """What limit of the kernel's own a program died of; `used_up` says whether its processor time was over."""
     signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    return {_SIGXCPU: "cpu_seconds", _SIGSYS: "call"}.get(signal, "")
+    if signal == _SIGXCPU or (signal == _SIGKILL and used_up):
+        return "cpu_seconds"
+    return "call" if signal == _SIGSYS else ""
 
 
 def _write(descriptor: int, data: bytes) -> None:

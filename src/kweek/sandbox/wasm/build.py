@@ -32,6 +32,13 @@ def is_installed() -> bool:
     return find_spec("wasmtime") is not None and find_spec("componentize_py") is not None
 
 
+def package() -> Path:
+    """The folder of the package wasmtime."""
+    found = find_spec("wasmtime")
+    assert found is not None and found.origin is not None
+    return Path(found.origin).parent
+
+
 def new_engine() -> Any:
     """A `wasmtime.Engine` that can be interrupted; the guest is compiled for exactly these settings."""
     wasmtime = importlib.import_module("wasmtime")

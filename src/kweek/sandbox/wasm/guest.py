@@ -26,7 +26,7 @@ from kweek.store.files import write_bytes
 if TYPE_CHECKING:
     from kweek.sandbox.ns.wire import Value
 
-_START = "import sys; sys.path.insert(0, sys.argv[1]); from kweek.sandbox.wasm.worker import main; main()"
+_START = "import sys; sys.path += sys.argv[1:3]; from kweek.sandbox.wasm.worker import main; main()"
 _GRACE_SECONDS = 60.0  # beyond the program's own time, for a machine that swaps
 _END_SECONDS = 5.0
 
@@ -63,7 +63,9 @@ class Workers:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-I", "-c", _START, str(Path(kweek.__file__).parents[1]), str(build.guest())]
+    # Both packages may be found by means that an isolated interpreter does not have.
+    folders = [str(Path(kweek.__file__).parents[1]), str(build.package().parent)]
+    words = [sys.executable, "-I", "-c", _START, *folders, str(build.guest())]
     worker = subprocess.Popen(  # noqa: S603 - the interpreter that runs this
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         env=bare_environment(), start_new_session=True,

@@ -31,7 +31,7 @@ class Program:
         self._microseconds: int
         self._microseconds, self._cpu, self.memory, self._left = numbers
         self.said: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
-        self.reason = ""
+        self.reason, self.peak = "", 0
         self._started, self._cpu_started, self._bytes = (
             time.monotonic(),
             time.process_time(),
@@ -58,6 +58,10 @@ class Program:
             self.reason = self.reason or "cpu_seconds"
         return bool(self.reason)
 
+    def measure(self) -> None:
+        """Note what the guest holds; its memory never shrinks, so before it is let go of is the most."""
+        self.peak = max(0, resident_bytes() - self._bytes)
+
     def report(self, status: int) -> bytes:
         """How it ended, as the caller takes it."""
         return frame(
@@ -68,7 +72,7 @@ class Program:
                 int(self.reason == "output_bytes"),
                 int((time.monotonic() - self._started) * 1e6),
                 int((time.process_time() - self._cpu_started) * 1e6),
-                max(0, resident_bytes() - self._bytes),
+                self.peak,
                 *(b"".join(self.said[stream]) for stream in ("stdout", "stderr")),
                 [],
             ]
@@ -123,6 +127,8 @@ def execute(wasmtime: Any, engine: Any, component: Any, program: Program) -> int
         return int(end.code)
     except (wasmtime.WasmtimeError, wasmtime.Trap):
         return _ABORTED
+    finally:
+        program.measure()
 
 
 def resident_bytes() -> int:
