@@ -29,7 +29,9 @@ def spaces() -> None:
 @pytest.fixture
 def program(tmp_path: Path) -> str:
     path = tmp_path / "answer.py"
-    path.write_text("import sys, other\nprint(other.x, sys.stdin.read())\nopen('d', 'w').write('e')\nsys.exit(4)\n")
+    path.write_text(
+        "import sys, other\nprint(other.x, sys.stdin.read())\nopen('d', 'w').write('e')\nsys.exit(4)\n"
+    )
     (tmp_path / "other.py").write_text("x = 5\n")
     (tmp_path / "in").write_text("given")
     return str(path)
@@ -38,7 +40,16 @@ def program(tmp_path: Path) -> str:
 @pytest.mark.usefixtures("spaces")
 def test_run_a_file(program: str, tmp_path: Path) -> None:
     folder = Path(program).parent
-    words = ["run", program, "--file", str(folder / "other.py"), "--stdin", str(folder / "in"), "--seconds", "60"]
+    words = [
+        "run",
+        program,
+        "--file",
+        str(folder / "other.py"),
+        "--stdin",
+        str(folder / "in"),
+        "--seconds",
+        "60",
+    ]
     done = kweek(*words, "--out", str(tmp_path / "out"))
     assert done.exit_code == 4 and done.stdout == "5 given\n"
     assert (tmp_path / "out" / "d").read_text() == "e"
@@ -64,7 +75,9 @@ def test_check_says_what_is_enforced() -> None:
 def test_where_it_refuses_it_names_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused = SandboxError("user namespaces are switched off", fix="get the portable tier: pip install 'kweek[wasm]'")
+    refused = SandboxError(
+        "user namespaces are switched off", fix="get the portable tier: pip install 'kweek[wasm]'"
+    )
     for tier in (namespaces, guest):
         monkeypatch.setattr(tier, "refusal", lambda: refused)
     with pytest.raises(SystemExit) as caught:

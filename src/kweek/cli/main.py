@@ -14,7 +14,20 @@ import typer
 
 from kweek import __version__
 from kweek.cli import (
-    chat, data, export, flops, get, label, model, plan, prune, quantize, recipe, run, sandbox, serve,
+    chat,
+    data,
+    export,
+    flops,
+    get,
+    label,
+    model,
+    plan,
+    prune,
+    quantize,
+    recipe,
+    run,
+    sandbox,
+    serve,
 )  # fmt: skip
 from kweek.errors import Interrupted, KweekError, is_out_of_memory
 
