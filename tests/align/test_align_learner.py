@@ -1,4 +1,4 @@
-"""Learning from rollouts: right weights on the right tokens, a sign that is checked, probabilities that agree."""
+"""Learning from rollouts: right weights on the right tokens, and probabilities that agree."""
 
 from dataclasses import replace
 
@@ -7,16 +7,13 @@ import pytest
 import torch
 from policy_world import Letters, a_rollout, small_policy, small_tokenizer, small_trainer
 
-from kweek.align import advantages, prepared
 from kweek.align.algorithms import dr_grpo, gspo, ppo, reinforce, reinforce_plus_plus, rloo
 from kweek.align.critic import Critic
 from kweek.align.learner import Learner
 from kweek.align.lessons import Lesson, chosen, divisors, policy_segments
 from kweek.align.reference import Reference
-from kweek.align.sampling import Drawing, given, sample
+from kweek.align.sampling import Drawing, sample
 from kweek.align.shaping import overlong_penalty, rewards
-from kweek.align.sign import check_sign
-from kweek.align.word_problems import WordProblems
 from kweek.data.batches import segment
 from kweek.engine.engine import Engine
 from kweek.errors import GuardError
@@ -260,57 +257,3 @@ def test_advantages_of_a_critic_are_on_tokens_and_whitened():
     assert together.mean() == pytest.approx(0, abs=1e-5) and together.std() == pytest.approx(1, abs=1e-2)
     assert len(set(np.round(lessons[0].advantages, 6))) > 3
     assert not any(x.advantages[~np.asarray(x.rollout.sampled)].any() for x in lessons)
-
-
-# -- the sign
-
-
-def pairs_of(network, world=None):
-    world = world or WordProblems(levels=(1,))
-    engine = Engine(network)
-    return [
-        tuple(given(engine, small_tokenizer(), world, item, str(int(item.gold) + more)) for more in (0, 1))
-        for item in WordProblems(levels=(1,)).items("sign", 20, "train")
-    ]
-
-
-@pytest.mark.parametrize("policy", [reinforce(), dr_grpo(), gspo()])
-def test_the_sign_is_found_right_and_weights_are_put_back(policy):
-    one = learner(policy)
-    before = state_of(one.trainer)
-    found = check_sign(one, pairs_of(one.trainer.network))
-    assert found.num_pairs == 20 and found.margin_after > found.margin_before
-    assert same(before, one.trainer)
-    assert all(p.grad is None for p in one.trainer.network.parameters())
-
-
-def test_an_inverted_verifier_is_refused():
-    def inverted(answer, gold):
-        return Score(float(answer.strip() != gold), True)
-
-    one = learner()
-    with pytest.raises(GuardError, match="ranks only 0 of 20"):
-        check_sign(one, pairs_of(one.trainer.network, WordProblems(levels=(1,), verifier=inverted)))
-
-
-def test_an_inverted_gradient_is_refused(monkeypatch):
-    flipped = {"group_mean": lambda r: [-a for a in advantages.group_mean(r)]}
-    monkeypatch.setattr(prepared, "_GROUPED", flipped)
-    one = learner()
-    with pytest.raises(GuardError, match="less likely than wrong"):
-        check_sign(one, pairs_of(one.trainer.network))
-
-
-def test_a_divergence_that_outweighs_the_reward_is_refused():
-    """A reference that finds right answers unlikely, and a weight that lets it decide."""
-    network = small_policy()
-    pairs = pairs_of(network)
-    other = small_policy()
-    coach = small_trainer(other, 1e-2)
-    for _ in range(20):  # the reference is taught the wrong answers
-        rows = [segment(worse.token_ids, chosen(worse) / 20) for _, worse in pairs]
-        from kweek.data.batches import collate, pack
-
-        coach.step([collate(pack(rows, 256))], 1.0)
-    with pytest.raises(GuardError, match="ranks only"):
-        check_sign(learner(rloo(kl_weight=5.0), network, reference=Reference(other)), pairs)

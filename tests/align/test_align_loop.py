@@ -6,17 +6,23 @@ import pytest
 import torch
 from policy_world import Letters, LettersEpisode, small_policy, small_tokenizer, small_trainer
 
+from kweek.align import prepared
+from kweek.align.advantages import group_mean
 from kweek.align.algorithms import dr_grpo, ppo, reinforce, rloo
 from kweek.align.asynchronous import Asynchronous
 from kweek.align.collecting import Collector, Course
 from kweek.align.control import DivergenceControl
 from kweek.align.critic import Critic
 from kweek.align.guards.guard import Verdict
+from kweek.align.guards.known import known_pairs
+from kweek.align.guards.policy_path import policy_sign
 from kweek.align.keeping import MAIN
 from kweek.align.learner import Learner
 from kweek.align.loop import Loop
 from kweek.align.reference import Reference
 from kweek.align.sources import Synchronous
+from kweek.align.verifier import whole_number
+from kweek.align.word_problems import WordProblems
 from kweek.engine.engine import Engine
 from kweek.errors import GuardError, Interrupted
 from kweek.model.scorer import scorer_from
@@ -226,6 +232,51 @@ def test_a_budget_of_divergence_ends_the_run():
     finished = run()
     assert "budget" in finished.stopped and finished.totals.step < 50
     assert run.metrics[-1].kl > 1e-3
+
+
+def test_the_first_weights_can_be_kept_too():
+    guard = Watch(
+        lambda step: Verdict("stop", "worse", keep=0) if step.number == 3 else Verdict(keep=0),
+        Verdict(keep=0),
+    )
+    run = Run(reinforce(), guards=[guard])
+    assert run().kept == 0 and equal(run.weights(), Run(reinforce()).weights())
+
+
+def signed(run, verifier):
+    """The run with a guard of the sign, over word problems judged by `verifier`."""
+    world = WordProblems(levels=(1,), verifier=verifier)
+    engine, items = Engine(run.trainer.network), world.items("sign", 20, "train")
+    run.loop.guards = [
+        policy_sign(run.learner, engine, lambda: known_pairs(engine, small_tokenizer(), world, items))
+    ]
+    return run
+
+
+def test_a_run_with_an_inverted_judge_does_not_begin():
+    def inverted(answer, gold):
+        return Score(float(answer.strip() != gold), True)
+
+    with pytest.raises(GuardError, match="ranks only 0 of 20"):
+        signed(Run(reinforce()), inverted)()
+
+
+def test_a_run_with_an_inverted_update_does_not_begin(monkeypatch):
+    flipped = {"group_mean": lambda rewards: [-a for a in group_mean(rewards)]}
+    monkeypatch.setattr(prepared, "_GROUPED", flipped)
+    with pytest.raises(GuardError, match="takes the margin"):
+        signed(Run(reinforce()), whole_number)()
+
+
+def test_a_guard_that_makes_updates_of_its_own_changes_nothing():
+    watched, plain = (
+        signed(Run(reinforce(), replace(COURSE, steps=11)), whole_number),
+        Run(reinforce(), replace(COURSE, steps=11)),
+    )
+    watched()
+    plain()
+    assert equal(watched.weights(), plain.weights())
+    assert [(name, step) for name, step, _ in watched.verdicts] == [("sign", 0), ("sign", 10)]
 
 
 class Moody(LettersEpisode):
