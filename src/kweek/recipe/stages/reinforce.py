@@ -18,7 +18,7 @@ from kweek.align.critic import Critic
 from kweek.align.guards.collapse import CollapseGuard
 from kweek.align.guards.guard import Guard, Verdict
 from kweek.align.guards.known import known_pairs
-from kweek.align.guards.policy_path import UPDATE, policy_sign
+from kweek.align.guards.policy_path import policy_sign
 from kweek.align.keeping import MAIN
 from kweek.align.learner import Learner
 from kweek.align.loop import Loop, Replay, nothing
@@ -261,10 +261,7 @@ class _Progress:
         """See `Loop.on_verdict`; what the guard of the sign sees at first has a record of its own."""
         figures, records = dict(verdict.figures), self._ctx.records
         if guard == "sign" and step == 0:
-            before, after = (figures[f"{when} {UPDATE}"] for when in ("before", "after"))
-            records.append(
-                "sign", pairs=int(figures["pairs"]), margin_before=before, margin_after=after, passed=True
-            )
+            records.append("sign", **figures, passed=True)
         else:
             text = verdict.text
             records.append("guard", name=guard, step=step, verdict=verdict.kind, text=text, figures=figures)
