@@ -169,6 +169,8 @@ class SplitOptimiser:
         for part in self._parts:
             part.step()
             part.zero_grad(set_to_none=True)
+        # The fused kernels write without saying so, and an engine over these weights would not see that they changed.
+        torch.autograd.graph.increment_version(self.parameters)
 
     def num_flops_per_step(self) -> float:
         """Arithmetic of one update; for Muon with its Newton–Schulz iterations."""
