@@ -9,24 +9,27 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from llama_api import LlamaCpp
 
+SHORTEST_SECONDS = 0.2  # of one measurement: shorter ones measure the scheduler
+
 
 class Beside:
-    """A GGUF file in llama.cpp, for timing batches that are decoded step by step."""
+    """A GGUF file in llama.cpp, for timing sequences that are decoded step by step after a prompt."""
 
-    def __init__(self, path: Path, *, sequences: int, context: int, threads: int) -> None:
+    def __init__(self, path: Path, *, sequences: int, prompt: int, steps: int, threads: int) -> None:
         before = os.environ.get("OMP_WAIT_POLICY")
         os.environ["OMP_WAIT_POLICY"] = "active"
         try:
             methods = get_context("spawn")
             self._pipe, other = methods.Pipe()
             self._process = methods.Process(
-                target=_serve, args=(other, path, sequences, context, threads), daemon=True
+                target=_serve, args=(other, path, sequences, prompt, steps, threads), daemon=True
             )
             self._process.start()
         finally:
@@ -36,10 +39,10 @@ class Beside:
                 os.environ["OMP_WAIT_POLICY"] = before
         self._answer()
 
-    def decode(self, batch: int, prompt: int, steps: int) -> float:
-        """Tokens per second of `steps` steps of `batch` sequences after a prompt."""
+    def decode(self) -> float:
+        """Tokens per second of all sequences together, over as many runs as take long enough."""
         os.kill(self._process.pid or 0, signal.SIGCONT)
-        self._pipe.send((batch, prompt, steps))
+        self._pipe.send(None)
         return self._answer()
 
     def close(self) -> None:
@@ -56,15 +59,28 @@ class Beside:
         return found
 
 
-def _serve(pipe: Connection, path: Path, sequences: int, context: int, threads: int) -> None:
-    peer = LlamaCpp(path, sequences=sequences, context=context, threads=threads)
-    pipe.send(0.0)
-    while True:
-        batch, prompt, steps = pipe.recv()
-        peer.clear()
-        for position in range(prompt):
-            peer.decode([5] * batch, [position] * batch, range(batch), [0] * batch)
+def long_enough(run: Callable[[], float], num_tokens: int) -> float:
+    """Tokens per second over as many runs (each gives its seconds) as take `SHORTEST_SECONDS` together."""
+    seconds, runs = 0.0, 0
+    while seconds < SHORTEST_SECONDS:
+        seconds, runs = seconds + run(), runs + 1
+    return runs * num_tokens / seconds
+
+
+def _serve(pipe: Connection, path: Path, sequences: int, prompt: int, steps: int, threads: int) -> None:
+    peer = LlamaCpp(path, sequences=sequences, context=prompt + steps + 8, threads=threads)
+    for position in range(prompt):
+        peer.decode([5] * sequences, [position] * sequences, range(sequences), [0] * sequences)
+
+    def run() -> float:
+        for sequence in range(sequences):
+            peer.forget_after(sequence, prompt)
         started = time.perf_counter()
         for step in range(steps):
-            peer.decode([7] * batch, [prompt + step] * batch, range(batch), [1] * batch)
-        pipe.send(batch * steps / (time.perf_counter() - started))
+            peer.decode([7] * sequences, [prompt + step] * sequences, range(sequences), [1] * sequences)
+        return time.perf_counter() - started
+
+    pipe.send(0.0)
+    while True:
+        pipe.recv()
+        pipe.send(long_enough(run, sequences * steps))

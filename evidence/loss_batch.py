@@ -7,6 +7,7 @@ installed) its values on it. Everything that is compared reads the files.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,17 @@ def _as(made: Any, dtype: torch.dtype) -> Any:
     return made
 
 
+def _chat(row: Mapping[str, Any]) -> Chat:
+    return Chat(row["ids"], [0 if own else -1 for own in row["mask"]])
+
+
 def load() -> Stored:
     """Read the stored batch."""
     document = files.read_json(FOLDER / "batch.json")
     rows = document["pairs"]
     pairs = [
         Pair(
-            *(Chat(row[side]["ids"], [bool(own) for own in row[side]["mask"]]) for side in SIDES),
+            *(_chat(row[side]) for side in SIDES),
             margin=row["margin"],
             chosen_reference=row["chosen"]["reference"],
             rejected_reference=row["rejected"]["reference"],
@@ -93,9 +98,9 @@ def load() -> Stored:
     ]
     strangers = document["strangers"]
     judged = [
-        replace(one, stranger=Chat(row["ids"], [bool(own) for own in row["mask"]]), stranger_reference=row["reference"])
+        replace(one, stranger=_chat(row), stranger_reference=row["reference"])
         for one, row in zip(judged, strangers, strict=True)
-    ]  # fmt: skip
+    ]
     streams = {
         name: [[row[side][name] for side in SIDES] for row in rows]
         for name in ("old", "advantages", "returns", "old_values")

@@ -153,7 +153,7 @@ def test_the_cost_of_the_head_is_counted_where_it_is_computed():
 
 def test_a_mask_with_holes_leaves_tokens_out():
     network = small_network()
-    whole = Pair(Chat([1, 2, 3, 4, 5], [False, True, False, True, True]), answered([1], [6]))
+    whole = Pair(Chat([1, 2, 3, 4, 5], [-1, 0, -1, 0, 0]), answered([1], [6]))
     batch = micro_batches(pair_segments([whole]), 16)[0]
     with torch.no_grad():
         hidden_BTD = network(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask_B1TT)

@@ -38,13 +38,13 @@ def counting_pairs(count, seed):
 
 
 def test_the_reward_is_read_where_an_answer_ends():
-    answer = Chat([5, 6, 7, 8, 9], [False, False, True, True, False])  # a template puts a blank after the end
+    answer = Chat([5, 6, 7, 8, 9], [-1, -1, 0, 0, -1])  # a template puts a blank after the end
     assert judged_ids(answer) == [5, 6, 7, 8]
     part = reward_segments([pair([1, 2], [3, 4], [5])])[0]
     assert part[0].ids.tolist() == [1, 2, 3, 4] and part[0].weights.tolist() == [0, 0, 0, 1]
     assert part[1].ids.tolist() == [1, 2, 5] and part[1].labels["sign"] == -1.0
     with pytest.raises(DataError):
-        judged_ids(Chat([1, 2], [False, False]))
+        judged_ids(Chat([1, 2], [-1, -1]))
 
 
 def test_training_learns_what_the_pairs_prefer():

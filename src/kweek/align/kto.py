@@ -90,7 +90,7 @@ def _exchanged(own: Chat, other: Chat) -> Chat:
     start, begin = own.loss_mask.index(True), other.loss_mask.index(True)
     return Chat(
         [*own.token_ids[:start], *other.token_ids[begin:]],
-        [*own.loss_mask[:start], *other.loss_mask[begin:]],
+        [*own.turns[:start], *other.turns[begin:]],
     )
 
 

@@ -52,7 +52,7 @@ class Pair:
 
 def answered(prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Chat:
     """A prompt and an answer as one sequence of which the answer counts."""
-    return Chat([*prompt_ids, *answer_ids], [False] * len(prompt_ids) + [True] * len(answer_ids))
+    return Chat([*prompt_ids, *answer_ids], [-1] * len(prompt_ids) + [0] * len(answer_ids))
 
 
 def pair(
@@ -82,7 +82,7 @@ def chat_pair(
     num_prompt = len(encode_prompt(tokenizer, chosen[:shared]))
     sides = (encode_chat(tokenizer, side) for side in (chosen, rejected))
     ours, theirs = (
-        replace(side, loss_mask=[own and i >= num_prompt for i, own in enumerate(side.loss_mask)])
+        replace(side, turns=[turn if i >= num_prompt else -1 for i, turn in enumerate(side.turns)])
         for side in sides
     )
     return Pair(ours, theirs, margin)

@@ -16,6 +16,7 @@ from kweek.align.lessons import chosen
 from kweek.align.rollout import Group, Rollout
 from kweek.protocols import LanguageModel
 
+UPDATE = "an update on known pairs"  # what the probe is called in messages and figures
 FURTHER = 0.5  # nats per token by which an answer is put further from the reference, to see what that costs
 
 
@@ -49,12 +50,11 @@ def policy_sign(
         with _without_divergence(learner):
             learner.learn(pairs(), step=0, factor=1.0, current=False)
 
-    name = "an update on known pairs"
     trainers = [learner.trainer, *([learner.critic.trainer] if learner.critic else [])]
-    probes = [Probe(name, trainers, update, lambda: log_margins(model, fixed))]
+    probes = [Probe(UPDATE, trainers, update, lambda: log_margins(model, fixed))]
     if learner.critic is not None:
         probes.append(
-            Probe(f"{name}, by the critic's errors,", trainers, update, lambda: _fit(learner, fixed))
+            Probe(f"{UPDATE}, by the critic's errors,", trainers, update, lambda: _fit(learner, fixed))
         )
     return SignGuard(
         probes,
