@@ -53,13 +53,12 @@ from kweek.data import stories
 from kweek.data.batches import Batch
 from kweek.engine.engine import Engine
 from kweek.evaluate.problems import attempt
-from kweek.model.checkpoint import load_model
 from kweek.model.network import Network
 from kweek.stats.intervals import bootstrap
 from kweek.stats.paired import paired_difference
 from kweek.store.artifact import Artifact
 from kweek.tokenize.tokenizer import Tokenizer
-from kweek.train.distillation import Distillation
+from kweek.train.distillation import Distillation, load_teacher
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.trainer import Trainer, fit
 
@@ -145,7 +144,8 @@ def of_seed(seed: int, folder: Path, sizes: dict[str, float]) -> dict[str, Any]:
     """Everything measured for one seed."""
     torch.set_num_threads(1)
     stages = {name: Artifact.open(folder / "artifacts" / name) for name in ("base", "sft", "rl")}
-    teacher, tokenizer = load_model(stages["rl"].path), Tokenizer.load(stages["rl"].path)
+    tokenizer = Tokenizer.load(stages["base"].path)
+    teacher = load_teacher(stages["rl"].path, tokenizer)
     teacher_flop = math.fsum(stage.ledger["flop_total"] for stage in stages.values())
     test = stories.problems(f"distil-test/{seed}", int(sizes["TEST"]), "test")
     scores, costs, flop = {}, {}, {"teacher": teacher_flop}
