@@ -10,21 +10,19 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from kweek.align.environment import Item
-from kweek.align.rollout import Rollout
+from kweek.align.environment import Item, Split
+from kweek.align.rollout import Group
+from kweek.align.sampling import Drawing, sample
 from kweek.align.sft import ChatBatches, chat_segments, initialise_special_rows
-from kweek.align.verifier import whole_number
+from kweek.align.word_problems import WordProblems
 from kweek.data import stories
 from kweek.data.batches import Batch, Segment
 from kweek.data.packing import PackedMix, Source
 from kweek.engine.engine import Engine
-from kweek.evaluate.problems import Asker, Outcome, attempt
 from kweek.model.config import ModelConfig
 from kweek.model.initial import initialise
 from kweek.model.network import Network
-from kweek.protocols import Score
 from kweek.recipe.derive import shape
-from kweek.system.calculator import Calculator
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.objective import Objective
 from kweek.train.optimiser import LearningRates, SplitOptimiser
@@ -136,39 +134,28 @@ def first_chats(network: Network, tokenizer: Tokenizer, seed: int) -> None:
     initialise_special_rows(network, tokenizer, seed)
 
 
-def asker_of(tokenizer: Tokenizer) -> Asker:
-    """Questions as chats, with the calculator."""
-    return Asker(tokenizer, whole_number, Calculator(tokenizer))
-
-
-def answers(
-    network: Network, tokenizer: Tokenizer, items: Sequence[stories.Problem], temperature: float, key: str
-) -> list[Rollout]:
-    """One answer to each problem."""
-    found = attempt(Engine(network), asker_of(tokenizer), items, temperature=temperature, key=key)
-    return [as_rollout(one[0]) for one in found]
-
-
-def as_rollout(one: Outcome) -> Rollout:
-    """An attempt as a rollout."""
-    prompt, new = list(one.prompt_ids), one.completion
-    question = {"role": "user", "content": one.problem.question}
-    return Rollout(
-        Item((question,), one.problem.answer, str(one.problem.level)),
-        [*prompt, *new.token_ids],
-        len(prompt),
-        [False] * len(prompt) + list(new.sampled),
-        [0.0] * len(prompt) + list(new.logprobs),
-        (question, {"role": "assistant", "content": one.answer}),
-        Score(float(one.correct), one.parsed),
-        new.stop_reason,
-        new.flop,
+def attempts(
+    network: Network,
+    tokenizer: Tokenizer,
+    items: Sequence[Item],
+    key: str,
+    *,
+    samples: int = 1,
+    greedy: bool = False,
+) -> list[Group]:
+    """Answers to each problem, with the calculator."""
+    drawing = None if greedy else Drawing()
+    return sample(
+        Engine(network), tokenizer, WordProblems(), items, samples=samples, key=key, drawing=drawing
     )
 
 
-def right(
-    network: Network, tokenizer: Tokenizer, items: Sequence[stories.Problem]
-) -> tuple[np.ndarray, float]:
+def problems(key: str, count: int, split: Split) -> list[Item]:
+    """Stories of one to four steps; a tenth of those to learn from are bare sums."""
+    return WordProblems(share_sums=0.1 if split == "train" else 0.0).items(key, count, split)
+
+
+def right(network: Network, tokenizer: Tokenizer, items: Sequence[Item]) -> tuple[np.ndarray, float]:
     """Whether each greedy answer is right (items,), and the mean FLOP of an answer."""
-    found = answers(network, tokenizer, items, 0.0, "greedy")
+    found = [group[0] for group in attempts(network, tokenizer, items, "greedy", greedy=True)]
     return np.array([one.score.value for one in found]), float(np.mean([one.flop for one in found]))

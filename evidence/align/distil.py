@@ -34,25 +34,24 @@ import torch
 from harness import evidence, run_folder
 from small_models import (
     Purse,
-    answers,
-    asker_of,
+    attempts,
     demonstrations,
     first_chats,
     grown,
+    problems,
     right,
     small_shape,
     taught,
     taught_for,
 )
 
+from kweek.align.algorithms import reinforce
+from kweek.align.learner import Learner
 from kweek.align.on_policy import REVERSE, OnPolicy
-from kweek.align.reinforce import update
 from kweek.align.rollout import Rollout
 from kweek.align.teacher_answers import learn_tokens
-from kweek.data import stories
+from kweek.align.word_problems import WordProblems
 from kweek.data.batches import Batch
-from kweek.engine.engine import Engine
-from kweek.evaluate.problems import attempt
 from kweek.model.network import Network
 from kweek.stats.intervals import bootstrap
 from kweek.stats.paired import paired_difference
@@ -71,7 +70,7 @@ SAMPLED_SHARE, SAMPLES_RATE = (
     0.3,
     1e-3,
 )  # of the budget, for the teacher's answers: two epochs over them are left
-PROMPTS, ATTEMPTS, ALONE_RATE = 24, 8, 2.5e-4  # as in the recipe
+PROMPTS, ATTEMPTS, WARMUP, ALONE_RATE = 24, 8, 5, 2.5e-4  # as in the recipe
 LONG_TOKENS = 7.5e6  # what the student that is to win alone reads
 TEST = 600
 KEPT, COST = 0.95, 1 / 3
@@ -90,8 +89,9 @@ def on_policy(student: Network, teacher: Network, tokenizer: Tokenizer, purse: P
     trainer = learner(student, ON_POLICY_RATE, Distillation(teacher, REVERSE))
 
     def sample(step: int) -> list[Rollout]:
-        items = stories.problems(f"distil/{seed}/{step}", ROLLOUTS, "train", share_sums=0.1)
-        return answers(student, tokenizer, items, 1.0, f"distil/{seed}/{step}")
+        key = f"distil/{seed}/{step}"
+        groups = attempts(student, tokenizer, problems(key, ROLLOUTS, "train"), key)
+        return [group[0] for group in groups]
 
     lessons = OnPolicy(sample, 10**6)
 
@@ -111,24 +111,22 @@ def from_samples(student: Network, teacher: Network, tokenizer: Tokenizer, purse
     rollouts: list[Rollout] = []
     while purse.spent < SAMPLED_SHARE * purse.budget:
         key = f"distil/{seed}/{len(rollouts)}"
-        items = stories.problems(key, 256, "train", share_sums=0.1)
-        found = answers(teacher, tokenizer, items, 1.0, key)
-        purse.spent += sum(one.flop for one in found)
-        rollouts += found
+        groups = attempts(teacher, tokenizer, problems(key, 256, "train"), key)
+        purse.spent += sum(group[0].flop for group in groups)
+        rollouts += [group[0] for group in groups]
     lesson = learn_tokens(rollouts)
     taught_for(student, lesson.segments, purse, SAMPLES_RATE, seed)
 
 
 def alone(student: Network, tokenizer: Tokenizer, purse: Purse, seed: int) -> None:
-    """Reinforcement with the verifier."""
-    trainer, asker, step = learner(student, ALONE_RATE), asker_of(tokenizer), 0
+    """Reinforcement with the verifier, as in the recipe."""
+    pupil = Learner(learner(student, ALONE_RATE), reinforce(), limit=WordProblems().max_new_tokens)
+    step = 0
     while not purse.empty:
         key = f"alone/{seed}/{step}"
-        items = stories.problems(key, PROMPTS, "train", share_sums=0.1)
-        groups = attempt(Engine(student), asker, items, samples=ATTEMPTS, temperature=1.0, key=key)
-        done = update(trainer, groups, min(1.0, (step + 1) / 5))
+        groups = attempts(student, tokenizer, problems(key, PROMPTS, "train"), key, samples=ATTEMPTS)
         purse.spent += sum(one.flop for group in groups for one in group)
-        purse.spent += done.step.flop if done.step else 0.0
+        purse.spent += pupil.learn(groups, step=step, factor=min(1.0, (step + 1) / WARMUP)).flop
         step += 1
 
 
@@ -147,7 +145,7 @@ def of_seed(seed: int, folder: Path, sizes: dict[str, float]) -> dict[str, Any]:
     tokenizer = Tokenizer.load(stages["base"].path)
     teacher = load_teacher(stages["rl"].path, tokenizer)
     teacher_flop = math.fsum(stage.ledger["flop_total"] for stage in stages.values())
-    test = stories.problems(f"distil-test/{seed}", int(sizes["TEST"]), "test")
+    test = problems(f"distil-test/{seed}", int(sizes["TEST"]), "test")
     scores, costs, flop = {}, {}, {"teacher": teacher_flop}
     scores["teacher"], costs["teacher"] = right(teacher, tokenizer, test)
 

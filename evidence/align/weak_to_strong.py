@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 from harness import evidence, run_folder
-from small_models import answers, demonstrations, first_chats, grown, right, small_shape, taught
+from small_models import attempts, demonstrations, first_chats, grown, problems, right, small_shape, taught
 
+from kweek.align.environment import Item
 from kweek.align.rollout import Rollout
 from kweek.align.sft import chat_segments
 from kweek.align.weak_to_strong import (
@@ -38,6 +39,7 @@ from kweek.align.weak_to_strong import (
     labelled_segments,
     with_confidence,
 )
+from kweek.align.word_problems import as_item
 from kweek.data import stories
 from kweek.data.batches import Segment
 from kweek.model.checkpoint import load_model
@@ -64,12 +66,12 @@ def supervisor(tokenizer: Tokenizer, tokens: float, seed: int) -> Network:
 
 
 def labels(
-    weak: Network, tokenizer: Tokenizer, items: Sequence[stories.Problem], seed: int
+    weak: Network, tokenizer: Tokenizer, items: Sequence[Item], seed: int
 ) -> tuple[list[Rollout], list[Rollout]]:
     """The supervisor's greedy answers, and those that its samples agree on."""
-    greedy = answers(weak, tokenizer, items, 0.0, "label")
-    drawn = [answers(weak, tokenizer, items, 1.0, f"label/{seed}/{number}") for number in range(SAMPLES)]
-    return greedy, agreed(list(zip(*drawn, strict=True)), AGREEING)
+    greedy = attempts(weak, tokenizer, items, "label", greedy=True)
+    drawn = attempts(weak, tokenizer, items, f"label/{seed}", samples=SAMPLES)
+    return [group[0] for group in greedy], agreed(drawn, AGREEING)
 
 
 def of_seed(seed: int, base: Path, sizes: dict[str, Any]) -> dict[str, Any]:
@@ -77,11 +79,12 @@ def of_seed(seed: int, base: Path, sizes: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     tokenizer, strong = Tokenizer.load(base), load_model(base)
     first_chats(strong, tokenizer, seed)
-    items = stories.problems(f"weak/{seed}", sizes["LABELLED"], "train")
-    test = stories.problems(f"weak-test/{seed}", sizes["TEST"], "test")
+    tasks = stories.problems(f"weak/{seed}", sizes["LABELLED"], "train")
+    items = [as_item(task) for task in tasks]
+    test = problems(f"weak-test/{seed}", sizes["TEST"], "test")
     weak = supervisor(tokenizer, sizes["TOKENS"], seed)
     greedy, agreeing = labels(weak, tokenizer, items, seed)
-    gold = chat_segments(tokenizer, [stories.as_chat(item, "tool") for item in items])
+    gold = chat_segments(tokenizer, [stories.as_chat(task, "tool") for task in tasks])
     steps = sizes["STEPS"]
     lessons: dict[str, list[Segment]] = {
         "naive": labelled_segments(greedy),

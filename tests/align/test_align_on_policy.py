@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -80,6 +82,13 @@ def test_a_teacher_that_cannot_score_what_was_sampled_is_an_error():
 
     with pytest.raises(KweekError, match="finite log-probability"):
         scored_segments(sampler(network_of(1))(0), Silent())
+
+
+def test_tokens_of_a_truncated_softmax_estimate_nothing():
+    rollouts = [replace(one, kept_mass=[0.5] * len(one.sampled)) for one in sampler(network_of(1))(0)]
+    assert sampled_segments(rollouts)
+    with pytest.raises(DataError, match="top_k, top_p or min_p"):
+        scored_segments(rollouts, Engine(network_of(2)))
 
 
 def reverse_divergence(pupil, teacher):

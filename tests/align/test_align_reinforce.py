@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from kweek.align.reinforce import advantages, check_sign, policy_segments, update
 
 from kweek.align import reinforce
-from kweek.align.reinforce import advantages, check_sign, policy_segments, update
 from kweek.align.sft import ChatBatches, chat_segments, initialise_special_rows, weighted
 from kweek.align.verifier import whole_number
 from kweek.data import stories
