@@ -140,9 +140,8 @@ def test_stories_are_those_of_the_recipe(tokenizer):
                 *encode_trusted(tokenizer, form.format(gold=problem.answer)),
                 tokenizer.special["<|im_end|>"],
             ]
-            request = asker.request(problem, 0.0, 0)
             outcome = asker.read(
-                problem, request, Completion(ids, [True] * len(ids), [0.0] * len(ids), "stop", 1, 1.0)
+                problem, Completion(ids, [True] * len(ids), [0.0] * len(ids), "stop", 1, 1.0)
             )
             episode = made.begin(item)
             episode.step({"role": "assistant", **parse_completion(tokenizer, ids)})
