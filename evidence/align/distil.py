@@ -66,16 +66,16 @@ WIDTH, CHANNELS = 64, 160  # a third of the teacher's cost per answer
 TOKENS, SHOWN, SHOWN_STEPS, SHOWN_RATE = 2.5e6, 2048, 256, 1e-3
 BUDGET = 2e12  # FLOP of each way to learn; the student's reading before took three times as many
 ROLLOUTS, ON_POLICY_RATE = 64, 1e-3
-SAMPLED_SHARE, SAMPLES_RATE = (
-    0.3,
-    1e-3,
-)  # of the budget, for the teacher's answers: two epochs over them are left
+SAMPLED_SHARE = 0.3  # of the budget, for the teacher's answers: two epochs over them are left
+SAMPLES_RATE = 1e-3
 PROMPTS, ATTEMPTS, WARMUP, ALONE_RATE = 24, 8, 5, 2.5e-4  # as in the recipe
-LONG_TOKENS = 7.5e6  # what the student that is to win alone reads
+LONG_TOKENS, LONG_BUDGET = 5e6, 4e12  # what the student that is to win alone reads, and reinforces with
 TEST = 600
 KEPT, COST = 0.95, 1 / 3
-SIZES = {"TOKENS": TOKENS, "LONG_TOKENS": LONG_TOKENS, "BUDGET": BUDGET, "TEST": TEST}
-QUICK = {"TOKENS": 8e5, "LONG_TOKENS": 1.6e6, "BUDGET": 3e11, "TEST": 200}
+SIZES = {
+    "TOKENS": TOKENS, "BUDGET": BUDGET, "LONG_TOKENS": LONG_TOKENS, "LONG_BUDGET": LONG_BUDGET, "TEST": TEST,
+}  # fmt: skip
+QUICK = {"TOKENS": 8e5, "BUDGET": 3e11, "LONG_TOKENS": 1.6e6, "LONG_BUDGET": 6e11, "TEST": 200}
 
 
 def learner(network: Network, rate: float, objective: Any = None) -> Trainer:
@@ -159,7 +159,8 @@ def of_seed(seed: int, folder: Path, sizes: dict[str, float]) -> dict[str, Any]:
         "alone, longer": (long, lambda network, purse: alone(network, tokenizer, purse, seed)),
     }
     for name, (network, way) in ways.items():
-        student, purse = copy.deepcopy(network), Purse(sizes["BUDGET"])
+        budget = sizes["LONG_BUDGET" if network is long else "BUDGET"]
+        student, purse = copy.deepcopy(network), Purse(budget)
         way(student, purse)
         flop[name] = purse.spent
         scores[name], costs[name] = right(student, tokenizer, test)
