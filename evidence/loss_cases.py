@@ -12,6 +12,7 @@ import loss_references as papers
 import numpy as np
 import torch
 from loss_batch import FOLDER, Stored
+from loss_policies import policy_cases
 from torch import Tensor
 
 from kweek.align.dpo import DPO
@@ -52,7 +53,7 @@ class Case:
 
 
 def cases(stored: Stored) -> list[Case]:
-    """All algorithms of the package. Those of policy gradients (`kweek.align.policy`) are appended where marked."""
+    """All algorithms of the package."""
     pairs, plain = stored.pairs, [replace(pair, margin=0.0) for pair in stored.pairs]
 
     def per_pair(chosen: list[Pair], loss: Callable[..., Tensor]) -> Callable[[Network], Tensor]:
@@ -108,7 +109,9 @@ def cases(stored: Stored) -> list[Case]:
             lambda _: [[part] for part in chain_segments(stored.chains)], lambda net: _steps(net, stored),
         )
     )  # fmt: skip
-    return found  # GRPO, Dr. GRPO, DAPO, GSPO, RLOO, REINFORCE and PPO are added here
+    for name, objective, units, reference in policy_cases(stored):
+        found.append(Case(name, objective, policy, units, reference))
+    return found
 
 
 def ours(case: Case, dtype: torch.dtype) -> tuple[float, dict[str, Tensor]]:

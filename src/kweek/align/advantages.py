@@ -31,13 +31,15 @@ def group_mean(rewards: Sequence[float]) -> list[float]:
     >>> group_mean([1.0, 0.0, 0.0, 1.0])
     [0.5, -0.5, -0.5, 0.5]
     """
+    if _equal(rewards):  # rounding would leave some 1e-17
+        return [0.0] * len(rewards)
     mean = sum(rewards) / len(rewards)
     return [reward - mean for reward in rewards]
 
 
 def group_scaled(rewards: Sequence[float]) -> list[float]:
-    """The same in units of the group's standard deviation (n - 1 in the denominator); zeros for a single answer."""
-    if len(rewards) < 2:
+    """The same in units of the group's standard deviation (n - 1 in the denominator)."""
+    if _equal(rewards):
         return [0.0] * len(rewards)
     scale = float(np.std(rewards, ddof=1)) + EPSILON
     return [value / scale for value in group_mean(rewards)]
@@ -50,7 +52,14 @@ def leave_one_out(rewards: Sequence[float]) -> list[float]:
     [1.0, -0.5, -0.5]
     """
     count, total = len(rewards), sum(rewards)
-    return [reward - (total - reward) / (count - 1) for reward in rewards] if count > 1 else [0.0] * count
+    if _equal(rewards):
+        return [0.0] * count
+    return [reward - (total - reward) / (count - 1) for reward in rewards]
+
+
+def _equal(rewards: Sequence[float]) -> bool:
+    """Whether nothing can be told apart."""
+    return len(set(rewards)) < 2
 
 
 def whitened(arrays: Sequence[Values]) -> list[Values]:

@@ -120,7 +120,8 @@ class Learner:
         if isinstance(self.trainer.objective, Surrogate):
             self.trainer.objective.kl_weight = self.control.weight
         for part in self._parts(prepared.lessons, step):
-            batches = self.batches(part, replay)
+            share = len(part) / len(prepared.lessons)
+            batches = self.batches(part, replay, num_answers=share * prepared.num_answers)
             result = self.trainer.step(batches, factor)
             if current and not learned.steps:
                 learned.gap = logprob_gap(batches, result.nll)
@@ -140,10 +141,18 @@ class Learner:
         """Rewards and advantages, before any update."""
         return prepare(groups, self.policy, self.limit, self.control.weight, self.reference, self.critic)
 
-    def batches(self, lessons: Sequence[Lesson], replay: Sequence[Segment] = ()) -> list[Batch]:
-        """The micro-batches of one update on these lessons, normalised over all of them."""
+    def batches(
+        self, lessons: Sequence[Lesson], replay: Sequence[Segment] = (), num_answers: float | None = None
+    ) -> list[Batch]:
+        """The micro-batches of one update on these lessons, normalised over all of them.
+
+        Args:
+            num_answers: of the update, those without a signal among them; by default the lessons are all there is.
+        """
         as_weights = weights_suffice(self.policy, self.drawing.temperature)
-        segments = policy_segments(lessons, self.policy, self.limit, as_weights=as_weights)
+        segments = policy_segments(
+            lessons, self.policy, self.limit, as_weights=as_weights, num_answers=num_answers
+        )
         rows = pack([*segments, *replay], ROW_LENGTH)
         parts = (rows[i : i + ROWS_PER_MICROBATCH] for i in range(0, len(rows), ROWS_PER_MICROBATCH))
         return [collate(part) for part in parts]
@@ -165,6 +174,7 @@ class Learner:
 def _refuse(learner: Learner) -> None:
     """Raises ConfigError for parts that do not go together."""
     policy, drawing = learner.policy, learner.drawing
+    policy.require_updates(learner.epochs * learner.minibatches)
     valued = policy.advantage == "generalised"
     checks = (
         (valued and learner.critic is None, "critic", "generalised advantages need a critic"),
@@ -174,11 +184,6 @@ def _refuse(learner: Learner) -> None:
             learner.reference is not None and drawing.temperature != 1,
             "temperature",
             "a divergence is measured between softmaxes at temperature 1",
-        ),
-        (
-            policy.ratio == "none" and learner.epochs * learner.minibatches > 1,
-            "ratio",
-            "a second update on the same rollouts needs a ratio: they are no longer the policy's own",
         ),
         (
             drawing.truncates and policy.truncation == "refuse",

@@ -53,31 +53,41 @@ def full_logprobs(rollout: Rollout) -> PerToken:
     return np.asarray(drawn + np.log(rollout.kept_mass) if rollout.kept_mass else drawn, np.float32)
 
 
-def divisors(lessons: Sequence[Lesson], normaliser: Normaliser, limit: int) -> list[np.float32]:
+def divisors(
+    lessons: Sequence[Lesson], normaliser: Normaliser, limit: int, num_answers: float
+) -> list[np.float32]:
     """What the terms of each lesson are divided by: a count over the whole update, see `Policy.normaliser`.
 
     Args:
         limit: the most tokens that an episode may take.
+        num_answers: answers of the update, those without a signal among them.
     """
     lengths = [lesson.rollout.num_sampled for lesson in lessons]
     if normaliser == "tokens":
         return [np.float32(max(1, sum(lengths)))] * len(lessons)
     if normaliser == "constant":
-        return [np.float32(len(lessons) * limit)] * len(lessons)
-    return [np.float32(len(lessons) * max(1, length)) for length in lengths]
+        return [np.float32(num_answers * limit)] * len(lessons)
+    return [np.float32(num_answers * max(1, length)) for length in lengths]
 
 
 def policy_segments(
-    lessons: Sequence[Lesson], policy: Policy, limit: int, *, as_weights: bool
+    lessons: Sequence[Lesson],
+    policy: Policy,
+    limit: int,
+    *,
+    as_weights: bool,
+    num_answers: float | None = None,
 ) -> list[Segment]:
     """The segments of one update on all these lessons.
 
     Args:
         limit: the most tokens that an episode may take.
         as_weights: the weights are the whole objective (`weights_suffice`); else they are 0 and the streams are.
+        num_answers: see `divisors`; by default the lessons are all there is.
     """
+    counts = divisors(lessons, policy.normaliser, limit, num_answers or len(lessons))
     segments = []
-    for lesson, divisor in zip(lessons, divisors(lessons, policy.normaliser, limit), strict=True):
+    for lesson, divisor in zip(lessons, counts, strict=True):
         rollout = lesson.rollout
         share = chosen(rollout) / divisor
         weights = lesson.advantages / divisor

@@ -86,7 +86,7 @@ class Loop:
         guards: watch every step; see `kweek.align.guards`.
         replay: supervised segments beside the updates of a step.
         on_step: told the running totals, the figures and the rollouts of every step, before guards are asked.
-        on_verdict: told what a guard says that is not ok.
+        on_verdict: told what a guard says that is not ok, or that it has measured.
     """
 
     learner: Learner
@@ -116,8 +116,9 @@ class Loop:
         self._restore()
         try:
             for guard in self.guards:
-                if self._heard(guard, guard.before()):
-                    return Finished(self.totals, f"{guard.name}: it would not begin", self.totals.step)
+                verdict = guard.before()
+                if self._heard(guard, verdict):
+                    return Finished(self.totals, f"{guard.name}: {verdict.text}", self.totals.step)
             return self._steps()
         finally:
             self.source.close()
@@ -166,8 +167,6 @@ class Loop:
         stopped: list[tuple[str, int | None]] = []
         for guard in self.guards:
             verdict = guard.after(shown)
-            if verdict.keep is not None:
-                self._keeper.keep(guard.name, verdict.keep, number)
             if self._heard(guard, verdict):
                 stopped.append((f"{guard.name}: {verdict.text}", verdict.keep))
         if metrics.kl is not None and self.learner.control.spent(metrics.kl):
@@ -178,8 +177,10 @@ class Loop:
         return Finished(self.totals, why, number if keep is None else self._keeper.go_back(keep, number))
 
     def _heard(self, guard: Guard, verdict: Verdict) -> bool:
-        """Pass a verdict on; whether it ends the run."""
-        if verdict.kind != "ok" and self.on_verdict is not None:
+        """Keep what it wants kept, and pass it on; whether it ends the run."""
+        if verdict.keep is not None:
+            self._keeper.keep(guard.name, verdict.keep, self.totals.step)
+        if self.on_verdict is not None and (verdict.kind != "ok" or verdict.figures):
             self.on_verdict(guard.name, self.totals.step, verdict)
         return verdict.kind == "stop"
 

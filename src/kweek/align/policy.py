@@ -38,15 +38,17 @@ class Policy:
         clip: how far below and above 1 a ratio still moves the policy; two numbers may differ (DAPO's clip-higher, Yu
             et al. 2025, arXiv 2503.14476). None without a ratio.
         dual_clip: the most a ratio may weigh a negative advantage (Ye et al. 2020, arXiv 1912.09729); None is no limit.
-        kl: where the divergence from the reference is charged. "loss" adds the estimator k3 = exp(d) - d - 1 with
-            d = log reference - log p: never negative, but as a loss its gradient is that of the reverse divergence
-            only to first order in d. "reward" subtracts log p - log reference of the sampled tokens from the reward
-            (Ziegler et al. 2019, arXiv 1909.08593), which is unbiased.
+        kl: where the divergence from the reference is charged. "reward" subtracts log p - log reference of the sampled
+            tokens from the reward (Ziegler et al. 2019, arXiv 1909.08593), whose gradient is that of KL(p ||
+            reference). "loss" adds the estimator k3 = exp(d) - d - 1 with d = log reference - log p, which is never
+            negative; but since the sampling is not differentiated its expected gradient is that of the other
+            divergence, KL(reference || p), equal to first order in d (Tang and Munos 2025, arXiv 2506.09477).
         kl_weight: its coefficient, from which an adaptive controller starts.
-        normaliser: the divisor. "tokens": chosen tokens of the whole update, so every token weighs the same.
-            "sequence": number of answers times the answer's own length, GRPO's original; biased, as tokens of long
-            answers weigh less: wrong ones are pushed away the less the longer they are. "constant": number of answers
-            times the limit on their length; every token weighs the same and an update with short answers is smaller.
+        normaliser: the divisor. "tokens": chosen tokens of the whole update, without those of groups that carry no
+            signal, so every token weighs the same. "sequence": number of answers, all of them, times the answer's own
+            length, GRPO's original; biased, as tokens of long answers weigh less: wrong ones are pushed away the less
+            the longer they are. "constant": number of all answers times the limit on their length; every token weighs
+            the same, and an update with short answers or few signals is smaller.
         overlong: answers that ran into the limit. "keep" judges what is there; "mask" takes them out of gradient and
             baseline alike, their true reward being unknown (DAPO leaves them in the baseline); "penalise" lowers the
             reward linearly, down to 1 less, over the last `overlong_tokens` before the limit (DAPO, equation 13).
@@ -93,6 +95,14 @@ class Policy:
             raise _error("gamma", "discounts lie between 0 and 1")
         if self.advantage != "generalised" and (self.gamma, self.decay) != (1, 1):
             raise _error("gamma", "only generalised advantages are discounted")
+
+    def require_updates(self, count: int) -> None:
+        """Raises ConfigError where so many updates on the same rollouts cannot be meant."""
+        if self.ratio == "none" and count > 1:
+            raise _error(
+                "ratio",
+                "a second update on the same rollouts needs a ratio: they are no longer the policy's own",
+            )
 
     @property
     def grouped(self) -> bool:

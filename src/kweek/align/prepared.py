@@ -12,8 +12,8 @@ from kweek.align.critic import Critic
 from kweek.align.lessons import Lesson, chosen, spread
 from kweek.align.policy import Policy
 from kweek.align.reference import Reference, divergence
-from kweek.align.rewards import Reward, rewards
 from kweek.align.rollout import Group, Rollout
+from kweek.align.shaping import Reward, rewards
 
 _GROUPED: Mapping[str, Callable[[Sequence[float]], list[float]]] = {
     "group_mean": advantage.group_mean,
@@ -29,6 +29,7 @@ class Prepared:
     Attributes:
         lessons: those with a signal.
         rewards: after all shaping, parallel to the groups.
+        num_answers: those with a signal and those without, but for the masked.
         skipped: groups without a signal.
         masked: answers left out for their length.
         kl: to the reference, nats per answer; None without one.
@@ -37,6 +38,7 @@ class Prepared:
 
     lessons: list[Lesson]
     rewards: list[list[float]]
+    num_answers: int = 0
     skipped: int = 0
     masked: int = 0
     kl: float | None = None
@@ -81,6 +83,7 @@ def prepare(
     return Prepared(
         lessons,
         [[reward.total for reward in group] for group in by_group],
+        sum(not reward.masked for reward in earned),
         sum(not any(id(rollout) in taught for rollout in group) for group in groups),
         sum(reward.masked for reward in earned),
         kl,

@@ -60,17 +60,15 @@ class Surrogate:
         """See `Objective`. `nll_N` is at the temperature of sampling where a token was chosen."""
         if "share" not in batch.streams:  # all of it is supervised text
             return self._text(network, hidden_BTD, batch)
-        share_N, advantage_N = batch.streams["share"].flatten(), batch.streams["advantage"].flatten()
-        chosen_N = share_N > 0
         hidden_ND = hidden_BTD.flatten(0, 1)
+        chosen_N = batch.streams["share"].flatten() > 0
         if self.temperature != 1:
-            hidden_ND = hidden_ND * torch.where(chosen_N, 1 / self.temperature, 1.0)[:, None].to(
-                hidden_ND.dtype
-            )
+            scale_N = torch.where(chosen_N, 1 / self.temperature, 1.0)
+            hidden_ND = hidden_ND * scale_N[:, None].to(hidden_ND.dtype)
         nll_N = token_nll(hidden_ND, network.head_weight, batch.targets_BT.flatten())
-        likelihood = nll_N @ batch.weights_BT.flatten()
-        lost_N = self._lost(nll_N, advantage_N, chosen_N, batch)
-        surrogate = lost_N @ share_N
+        share_N = _stream(batch, "share", nll_N)
+        likelihood = nll_N @ batch.weights_BT.flatten().to(nll_N.dtype)
+        surrogate = self._lost(nll_N, chosen_N, batch) @ share_N
         value = surrogate + likelihood
         parts = {
             "surrogate": surrogate.item(),
@@ -78,17 +76,18 @@ class Surrogate:
             "entropy": float(nll_N.detach() @ share_N),
         }
         if self.policy.kl == "loss":
-            distance_N = ((batch.streams["reference"].flatten() + nll_N) * chosen_N).clamp(max=MAX_LOG_RATIO)
+            distance_N = ((_stream(batch, "reference", nll_N) + nll_N) * chosen_N).clamp(max=MAX_LOG_RATIO)
             divergence = (distance_N.exp() - distance_N - 1) @ share_N
             value = value + self.kl_weight * divergence
             parts["kl"] = divergence.item()
         return Loss(value, nll_N.detach(), parts)
 
-    def _lost(self, nll_N: Tensor, advantage_N: Tensor, chosen_N: Tensor, batch: Batch) -> Tensor:
+    def _lost(self, nll_N: Tensor, chosen_N: Tensor, batch: Batch) -> Tensor:
         """-f of every token, 0 where none was chosen."""
+        advantage_N = _stream(batch, "advantage", nll_N)
         if self.policy.ratio == "none":
             return advantage_N * nll_N * chosen_N
-        log_N = (-nll_N - batch.streams["old"].flatten()) * chosen_N
+        log_N = (-nll_N - _stream(batch, "old", nll_N)) * chosen_N
         if self.policy.ratio == "sequence":
             log_N = mean_by_sequence(log_N, chosen_N, batch)
         ratio_N = log_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
@@ -99,6 +98,11 @@ class Surrogate:
             bounded_N = torch.maximum(gained_N, self.policy.dual_clip * advantage_N)
             gained_N = torch.where(advantage_N < 0, bounded_N, gained_N)
         return -gained_N * chosen_N
+
+
+def _stream(batch: Batch, name: str, like: Tensor) -> Tensor:
+    """(N,) of every target, in the precision of `like`."""
+    return batch.streams[name].flatten().to(like.dtype)
 
 
 def mean_by_sequence(values_N: Tensor, chosen_N: Tensor, batch: Batch) -> Tensor:

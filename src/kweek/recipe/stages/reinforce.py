@@ -8,20 +8,25 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from pydantic import model_validator
+
 from kweek.align.algorithms import AlgorithmName, named
 from kweek.align.asynchronous import Asynchronous
 from kweek.align.collecting import Collected, Collector, Course
 from kweek.align.control import DivergenceControl
 from kweek.align.critic import Critic
+from kweek.align.guards.collapse import CollapseGuard
+from kweek.align.guards.guard import Guard, Verdict
+from kweek.align.guards.known import known_pairs
+from kweek.align.guards.policy_path import policy_sign
 from kweek.align.keeping import MAIN
 from kweek.align.learner import Learner
 from kweek.align.loop import Loop, Replay, nothing
 from kweek.align.metrics import Metrics
 from kweek.align.policy import Policy
 from kweek.align.reference import Reference
-from kweek.align.sampling import given, sample
+from kweek.align.sampling import sample
 from kweek.align.sft import chat_segments
-from kweek.align.sign import check_sign
 from kweek.align.sources import Source as Rollouts
 from kweek.align.sources import Synchronous
 from kweek.align.verifier import audit, require_sound, whole_number
@@ -31,6 +36,7 @@ from kweek.data.batches import Segment
 from kweek.data.packing import PackedMix, Source, keyed_generator
 from kweek.engine.engine import Engine
 from kweek.engine.native import library as native
+from kweek.errors import ConfigError
 from kweek.model.network import Network
 from kweek.model.scorer import scorer_from
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
@@ -136,6 +142,27 @@ class Config(StageConfig):
         10, doc="updates between measurements on held-out problems", reason="a second of every twenty", ge=1
     )
 
+    @model_validator(mode="after")
+    def _can_be_meant(self) -> Config:
+        try:
+            policy = self.algorithm_policy()
+            self.course().require_sense(policy)
+            policy.require_updates(self.epochs * self.minibatches)
+            DivergenceControl(policy.kl_weight, self.kl_target, self.kl_budget)
+        except ConfigError as error:
+            raise ValueError(f"{error.where}: {error.what}") from error
+        return self
+
+    def algorithm_policy(self) -> Policy:
+        """The algorithm with its switches."""
+        return named(self.algorithm, self.policy)
+
+    def course(self) -> Course:
+        """How many attempts at what."""
+        return Course(
+            self.steps, self.prompts, self.samples, self.warmup, self.rounds, self.pool, self.staleness
+        )
+
 
 def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Estimate:
     """Half the groups carry a signal and are trained on; without the native library generating takes the most time."""
@@ -152,15 +179,7 @@ def run(ctx: StageContext) -> None:
     network, tokenizer = load(ctx.inputs["model"])
     environment = WordProblems(share_sums=config.share_sums)
     learner = _learner(config, network, environment, ctx.seed)
-    course = Course(
-        config.steps,
-        config.prompts,
-        config.samples,
-        config.warmup,
-        config.rounds,
-        config.pool,
-        config.staleness,
-    )
+    course = config.course()
     collector = Collector(
         environment, tokenizer, course, f"rl/{ctx.seed}", learner.drawing,
         max_positions=network.config.max_positions,
@@ -172,13 +191,15 @@ def run(ctx: StageContext) -> None:
     step = checkpoint_step(ctx.state / MAIN)
     ctx.records.rewind(lambda record: record.get("step", 0) <= step and step > 0)
     if step == 0:
-        _guard(ctx, learner, tokenizer)
+        _audit(ctx)
     progress = _Progress(ctx, engine, tokenizer)
     loop = Loop(
-        learner, source, course, ctx.state, replay=_replay(ctx, tokenizer, config), on_step=progress.on_step,
-        should_stop=ctx.should_stop,
+        learner, source, course, ctx.state, _guards(learner, engine, tokenizer), _replay(ctx, tokenizer, config),
+        progress.on_step, progress.on_verdict, ctx.should_stop,
     )  # fmt: skip
     finished = loop.run()
+    if finished.stopped:
+        ctx.records.append("stopped", text=finished.stopped, step=finished.totals.step, kept=finished.kept)
     ctx.ledger.add("reinforce", finished.totals.flop, "fp32", tokens=finished.totals.num_tokens)
     bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
     save(ctx.out, network, tokenizer)
@@ -187,7 +208,7 @@ def run(ctx: StageContext) -> None:
 
 def _learner(config: Config, network: Network, environment: WordProblems, seed: int) -> Learner:
     """The algorithm with its optimiser, and with reference and critic where it has them."""
-    policy: Policy = named(config.algorithm, config.policy)
+    policy = config.algorithm_policy()
     rate, wanted = config.learning_rate, config.kl_target or config.kl_budget
     reference = Reference(copy.deepcopy(network)) if policy.needs_reference or wanted else None
     critic = None
@@ -236,28 +257,31 @@ class _Progress:
             metrics.step, config.steps, reward=metrics.reward, flop_per_second=metrics.flop / seconds
         )
 
+    def on_verdict(self, guard: str, step: int, verdict: Verdict) -> None:
+        """See `Loop.on_verdict`; what the guard of the sign sees at first has a record of its own."""
+        figures, records = dict(verdict.figures), self._ctx.records
+        if guard == "sign" and step == 0:
+            records.append("sign", **figures, passed=True)
+        else:
+            text = verdict.text
+            records.append("guard", name=guard, step=step, verdict=verdict.kind, text=text, figures=figures)
 
-def _guard(ctx: StageContext, learner: Learner, tokenizer: Tokenizer) -> None:
-    """Refuse to start with a verifier that can be fooled or a reward that points the wrong way."""
-    environment = WordProblems(share_sums=0.1)
-    items = environment.items("audit", AUDIT_ITEMS, "train")
-    questions = [str(item.messages[0]["content"]) for item in items]
-    findings = audit(whole_number, questions, [item.gold for item in items])
+
+def _audit(ctx: StageContext) -> None:
+    """Refuse to start with a verifier that can be fooled."""
+    items = stories.problems("audit", AUDIT_ITEMS, "train", share_sums=0.1)
+    findings = audit(whole_number, [item.question for item in items], [item.answer for item in items])
     for finding in findings:
         ctx.records.append("audit", **dataclasses.asdict(finding), passed=finding.passed)
     require_sound(findings)
-    engine = Engine(learner.trainer.network)
-    pairs = [
-        (
-            given(engine, tokenizer, environment, item, item.gold),
-            given(engine, tokenizer, environment, item, str(int(item.gold) + 1)),
-        )
-        for item in items[:SIGN_PAIRS]
-    ]
-    sign = check_sign(learner, pairs)
-    ctx.records.append(
-        "sign", pairs=sign.num_pairs, margin_before=sign.margin_before, margin_after=sign.margin_after, passed=True
-    )  # fmt: skip
+
+
+def _guards(learner: Learner, engine: Engine, tokenizer: Tokenizer) -> list[Guard]:
+    """Against a reward that points the wrong way, and against collapse."""
+    environment = WordProblems(share_sums=0.1)
+    items = environment.items("audit", SIGN_PAIRS, "train")
+    sign = policy_sign(learner, engine, lambda: known_pairs(engine, tokenizer, environment, items))
+    return [sign, CollapseGuard()]
 
 
 def _replay(ctx: StageContext, tokenizer: Tokenizer, config: Config) -> Replay:
