@@ -528,5 +528,7 @@ def test_whatever_is_wrong_with_a_good_record_it_is_accounted_for(
     assert report.num_records == len(records) + 1
     assert report.num_rows == len(found) == len(records) + 1 - report.num_skipped
     for row in found:
-        json.dumps(vars(row), ensure_ascii=False).encode("utf-8")
+        learnt = {key: value for key, value in vars(row).items() if key != "data"}  # the judge's business
+        json.dumps(learnt, ensure_ascii=False).encode("utf-8")
         assert question(row).strip()
+        assert len(row_id(row)) == 32
