@@ -59,9 +59,9 @@ def change(network, seed=2):
 
 @torch.no_grad()
 def scores(network, ids):
-    """Log-probability of each token after the first, by the network itself."""
+    """Log-probability of each token by the network itself, 0 for the first."""
     table = network.logits(network(torch.tensor([ids[:-1]])))[0].log_softmax(-1)
-    return table.gather(-1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
+    return [0.0, *table.gather(-1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()]
 
 
 def agrees(engine, network):
