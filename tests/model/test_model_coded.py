@@ -88,7 +88,9 @@ def test_merged_it_is_plain_and_detached_it_is_codes_again() -> None:
     fill(network)
     expected = network(ids)
     merge(network)
-    assert torch.equal(network(ids), expected) and not torch.equal(expected, plain)
+    assert torch.allclose(network(ids), expected, atol=1e-5) and not torch.allclose(
+        expected, plain, atol=1e-2
+    )
     assert not any(isinstance(place.layer, CodedLinear) for place in places(network) if place.path)
     other = random_network(small_config())
     hold_codes(other, some_codes(other))
