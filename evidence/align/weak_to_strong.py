@@ -11,21 +11,20 @@ recipe, which has read more with four times as many parameters and has never see
 
 All four make the same number of updates at the same rate, chosen on seed 9. The supervisor's pretraining, the
 demonstrations, the problems and the test problems depend on the seed; the student's base is one, as in the paper, where
-seeds are those of fine-tuning.
+seeds are those of fine-tuning. `KWEEK_RUNS` may name a finished run folder.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import evidence, run_folder
+from harness import evidence
+from seeds import by_seed, finished_runs
 from small_models import attempts, demonstrations, first_chats, grown, problems, right, small_shape, taught
 
 from kweek.align.environment import Item
@@ -74,9 +73,10 @@ def labels(
     return [group[0] for group in greedy], agreed(drawn, AGREEING)
 
 
-def of_seed(seed: int, base: Path, sizes: dict[str, Any]) -> dict[str, Any]:
+def of_seed(seed: int, folder: Path, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """Everything measured for one seed."""
     torch.set_num_threads(1)
+    base = folder / "artifacts" / "base"
     tokenizer, strong = Tokenizer.load(base), load_model(base)
     first_chats(strong, tokenizer, seed)
     tasks = stories.problems(f"weak/{seed}", sizes["LABELLED"], "train")
@@ -92,14 +92,14 @@ def of_seed(seed: int, base: Path, sizes: dict[str, Any]) -> dict[str, Any]:
         "confident": labelled_segments(greedy),
         "ceiling": gold,
     }
-    scores = {"weak": right(weak, tokenizer, test)[0]}
+    scores = {"weak": right(weak, tokenizer, test)[0].tolist()}
     for name, segments in lessons.items():
         student = copy.deepcopy(strong)
         more: dict[str, Any] = {}
         if name == "confident":
             more = {"objective": ConfidenceLoss(), "arrange": with_confidence}
         taught(student, segments, steps, RATE, seed, **more)
-        scores[name] = right(student, tokenizer, test)[0]
+        scores[name] = right(student, tokenizer, test)[0].tolist()
     return {
         "seed": seed,
         "scores": scores,
@@ -112,15 +112,13 @@ def of_seed(seed: int, base: Path, sizes: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """Five seeds on two cores; one, small, when quick."""
+    """Five seeds; one, small, when quick."""
     seeds = SEEDS[:1] if quick else SEEDS
     sizes = {"TOKENS": TOKENS, "LABELLED": LABELLED, "STEPS": STEPS, "TEST": TEST} | (QUICK if quick else {})
-    base = run_folder(0) / "artifacts" / "base"
-    with ProcessPoolExecutor(min(2, len(seeds)), get_context("spawn")) as processes:
-        found = list(processes.map(of_seed, seeds, [base] * len(seeds), [sizes] * len(seeds)))
+    found = by_seed(__file__, of_seed, finished_runs([0])[:1] * len(seeds), seeds, sizes)
     scores = {name: np.stack([one["scores"][name] for one in found]) for name in found[0]["scores"]}
     recovered = {way: gap_recovered(scores["weak"], scores[way], scores["ceiling"]) for way in WAYS}
-    by_seed = {
+    ratios = {
         way: [
             float(_pgr(*(scores[name][row].mean() for name in ("weak", way, "ceiling"))))
             for row in range(len(seeds))
@@ -138,8 +136,8 @@ def run(quick: bool) -> dict[str, Any]:
         "details": {
             "accuracy": {name: float(one.mean()) for name, one in scores.items()},
             "recovered": {way: _plain(one) for way, one in recovered.items()},
-            "by seed": by_seed,
-            "over seeds": {way: list(mean_interval(v)) for way, v in by_seed.items() if len(v) > 1},
+            "by seed": ratios,
+            "over seeds": {way: list(mean_interval(v)) for way, v in ratios.items() if len(v) > 1},
             "seeds": [{k: v for k, v in one.items() if k != "scores"} for one in found],
         },
         "passed": best.pgr.lo > 0,

@@ -261,6 +261,7 @@ def test_a_packed_loss_is_the_sum_of_its_parts(
 
 def test_a_preview_shows_what_training_would_see(tokenizer: Tokenizer, tmp_path: Path) -> None:
     chats = [*story_chats(30), {"messages": [asked("a"), asked("b")]}]
+    chats.append(chats[0])
     chats[1]["weight"] = 0.5
     found = preview(write(tmp_path / "a.jsonl", chats), tokenizer, num_samples=2, max_tokens=300)
     first, second = found.samples
@@ -270,7 +271,8 @@ def test_a_preview_shows_what_training_would_see(tokenizer: Tokenizer, tmp_path:
     assert [text for text, weight, _ in first.tokens if weight][-1] == "<|im_end|>"
     assert {weight for _, weight, _ in second.tokens} == {0.0, 0.5}
     assert [special for text, _, special in first.tokens if text == "<|im_start|>"] == [True, True]
-    assert found.report.skipped == {"no answer in the chat": 1}
+    assert found.report.skipped == {"no answer in the chat": 1, "the same row as one before": 1}
+    assert found.report.num_rows == 30
     assert found.num_measured == len(found.lengths) == 30
     assert found.audit is not None
     assert found.audit.num_learnt == sum(found.learnt)

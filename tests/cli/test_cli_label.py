@@ -211,6 +211,16 @@ def test_two_models_answer_the_prompts_of_a_file(terminals: list[Terminal], tmp_
     assert "model-a" not in terminal.seen.split("preferred")[0]  # nobody was told whose answer is whose
 
 
+def test_prompts_without_a_second_model_are_not_passed_over(
+    terminals: list[Terminal], pairs: Path, tmp_path: Path
+) -> None:
+    terminal = Terminal("label", str(pairs), "--prompts", str(pairs), "--out", str(tmp_path / "out.jsonl"))
+    terminals.append(terminal)
+    screen, status = terminal.leave()
+    assert status == 2
+    assert "prompts need two models" in screen
+
+
 def test_without_a_person_there_is_nothing_to_judge(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["label", str(pairs)])

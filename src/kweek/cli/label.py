@@ -76,6 +76,10 @@ def label(
         hold(blind_trial((a, b), records, temperature, max_tokens, seed, backend), out)
         return
     if b is None:
+        if prompts is not None:
+            raise ConfigError(
+                "prompts need two models to answer them", where="--prompts", fix="name the other one"
+            )
         labels = _of_file(a, form, records)
     else:
         assert prompts is not None
