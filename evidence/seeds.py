@@ -41,15 +41,15 @@ def by_seed(
         folders: a run folder per seed; which models it holds counts, not where it lies.
         sizes: anything that is JSON.
     """
-    source = _source(Path(script))
     jobs = []
     for seed, folder in zip(seeds, folders, strict=True):
         runs = {
             path.name: Artifact.open(path).fingerprint for path in sorted((folder / "artifacts").iterdir())
         }
-        asked = json.dumps([source, seed, sizes, runs], sort_keys=True)
-        name = f"{Path(script).stem}-{seed}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
-        jobs.append((measure, seed, folder, sizes, ROOT / "runs" / "seeds" / name))
+        path = place(Path(script), [seed, sizes, runs])
+        jobs.append(
+            (measure, seed, folder, sizes, path.with_name(f"{Path(script).stem}-{seed}-{path.name}.json"))
+        )
     workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)), len(jobs))
     with ProcessPoolExecutor(workers, get_context("spawn")) as processes:
         for job in [processes.submit(_one, *job) for job in jobs]:
@@ -63,8 +63,9 @@ def _one(measure: Measure, seed: int, folder: Path, sizes: Any, path: Path) -> N
         write_json(path, measure(seed, folder, sizes))
 
 
-def _source(script: Path) -> str:
-    digest = hashlib.sha256()
+def place(script: Path, asked: Any) -> Path:
+    """Where what a script measures is kept: another question or other source, another place."""
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
     for path in [script, *sorted((ROOT / "evidence").glob("*.py")), *sorted((ROOT / "src").rglob("*.py"))]:
         digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return ROOT / "runs" / "seeds" / digest.hexdigest()[:16]
