@@ -178,7 +178,7 @@ def test_a_validation_file_of_its_own_is_not_trained_on(tokenizer: Tokenizer, tm
 
 def test_files_that_cannot_be_trained_on(tokenizer: Tokenizer, tmp_path: Path) -> None:
     chats = write(tmp_path / "a.jsonl", story_chats(20))
-    with pytest.raises(DataError, match=r"nothing in it can be used .* 20 times more tokens than fit"):
+    with pytest.raises(DataError, match=r"nothing in it can be used .* 20 x more tokens than fit"):
         load_chats(chats, tokenizer, max_tokens=5)
     pairs = write(tmp_path / "b.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
     with pytest.raises(DataError, match=r"b\.jsonl:1: a preference where a conversation is needed"):

@@ -117,8 +117,11 @@ def test_judging_undoing_leaving_and_coming_back(
     terminal.press("u")
     terminal.until("taken back")
     assert Records.read(out) == []
-    choose(terminal, "good")
-    terminal.until("is better")
+    shown = terminal.until("q: leave")
+    terminal.press("u")
+    terminal.until("nothing to take back")
+    terminal.press("1" if shown.index("good") < shown.index("bad") else "2")
+    assert "Question" not in terminal.until("is better"), "what is shown stays as it is"
     terminal.until("q: leave")
     terminal.press("q")
     screen, status = terminal.leave()
@@ -194,7 +197,7 @@ def test_two_models_answer_the_prompts_of_a_file(terminals: list[Terminal], tmp_
         *("--backend", "torch"),
     )
     terminals.append(terminal)
-    terminal.until("1 records left out")
+    terminal.until("left out: 1 (1 x no messages")
     terminal.until("0 of 2 judged")
     terminal.until("q: leave")
     for _ in range(2):

@@ -417,7 +417,7 @@ def test_unknown_formats_are_named(tmp_path: Path) -> None:
         rows(path)
     with pytest.raises(ConfigError, match="no format 'shared'"):
         rows(path, format="shared")
-    with pytest.raises(DataError, match=r"nothing in it can be used as conversation .* 1 times no messages"):
+    with pytest.raises(DataError, match=r"nothing in it can be used as conversation .* 1 x no messages"):
         rows(path, format="messages")
 
 
