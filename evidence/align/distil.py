@@ -61,7 +61,7 @@ from kweek.train.trainer import Trainer, fit
 SEEDS = (0, 1, 2)
 TOKENS, SHOWN, SHOWN_STEPS, SHOWN_RATE = 2.5e6, 2048, 256, 1e-3
 BUDGET = 1.5e12  # FLOP of each way to learn; the student's reading before took four times as many
-LONGER = 2.5  # times the budget, for which alone goes on
+LONGER = 2  # times the budget, for which alone goes on
 ROLLOUTS, ON_POLICY_RATE = 32, 1e-3
 SAMPLED_SHARE = 0.3  # of the budget, for the teacher's answers: two epochs over them are left
 SAMPLES_RATE = 1e-3

@@ -1,7 +1,7 @@
 """Weak-to-strong on stories with a calculator: how much of the gap between supervisor and ceiling a student recovers.
 
 The supervisor is a small model that has read stories and is shown 64 right demonstrations of the calculator. It then
-answers 1,200 other problems, many of them wrongly. The student is the base model of the default recipe, which has read
+answers 1,000 other problems, many of them wrongly. The student is the base model of the default recipe, which has read
 more with three times as many parameters and has never seen a chat. It learns
 
 - naive: from all of the supervisor's greedy answers;
@@ -53,7 +53,7 @@ TOKENS, SHOWN, SHOWN_STEPS = (
     64,
     96,
 )  # what the supervisor reads and sees: right on about half of it
-LABELLED, STEPS, RATE = 1200, 100, 1e-3
+LABELLED, STEPS, RATE = 1000, 80, 1e-3
 SAMPLES, AGREEING = 4, 0.75  # three of four
 TEST = 400
 QUICK = {"TOKENS": 8e5, "LABELLED": 400, "STEPS": 50, "TEST": 100}
