@@ -78,7 +78,7 @@ def test_exploitable_tasks_are_refused_with_the_numbers(task, least):
 
 @pytest.mark.parametrize("task", ["prime_factorization", "boxnet"])
 def test_scorers_that_raise_are_counted_and_refused(task):
-    made = Gym(task)
+    made = Gym(task, suite_scorer=True)
     item = made.items("k", 1, "train")[0]
     episode = made.begin(item)
     episode.step({"role": "assistant", "content": "3" if task == "boxnet" else "two times three"})
