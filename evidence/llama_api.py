@@ -95,6 +95,12 @@ class LlamaCpp:
         """Forget all sequences."""
         self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
 
+    def forget_after(self, sequence: int, length: int) -> None:
+        """Keep the first `length` tokens of a sequence."""
+        memory = self._library.llama_get_memory(self._context)
+        if not self._library.llama_memory_seq_rm(memory, sequence, length, -1):
+            raise RuntimeError("llama.cpp could not shorten a sequence")
+
     def close(self) -> None:
         self._library.llama_free(self._context)
         self._library.llama_model_free(self._model)

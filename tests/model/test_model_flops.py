@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from model_networks import LAYOUTS, operator_counter, random_ids, random_network, small_config
 
+from kweek.model.adapter import TARGETS, AdapterConfig, attach
 from kweek.model.cache import KVCache
 from kweek.model.config import ModelConfig
+from kweek.model.flops import num_flops_adapted
 from kweek.model.head import fused_cross_entropy
 
 TIME, BATCH = 48, 2
@@ -40,6 +44,32 @@ def test_kept_scores_need_no_recomputation() -> None:
     config = small_config()
     _, training = counted_training(config, torch.bfloat16)
     assert config.num_flops_per_token(TIME, True, attention="full") == pytest.approx(training, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [TARGETS, ("q_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)],
+    ids="-".join,
+)
+@pytest.mark.parametrize("name", ["qwen3", "qwen2", "smollm"])
+def test_with_an_adapter_within_one_percent_of_the_operators(name: str, targets: tuple[str, ...]) -> None:
+    network = random_network(small_config(**LAYOUTS[name]))
+    attach(network, AdapterConfig(3, targets=targets), torch.Generator())
+    ids = random_ids(network.config, BATCH, TIME)
+    head = 2.0 * BATCH * TIME * network.config.hidden_size * network.config.vocab_size
+    with operator_counter() as counter, torch.no_grad():
+        network(ids)
+    count = partial(num_flops_adapted, network.config, 3, targets, BATCH, TIME, attention="full")
+    assert count() == pytest.approx(counter.get_total_flops() + head, rel=0.01)
+    with operator_counter() as counter:
+        hidden = network(ids)
+        weights = torch.full((BATCH * TIME,), 1.0)
+        loss, _ = fused_cross_entropy(hidden.flatten(0, 1), network.head_weight, ids.flatten(), weights)
+        loss.backward()
+    assert count(True, recomputation=True) == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert network.num_flops(BATCH, TIME, True) < BATCH * TIME * network.config.num_flops_per_token(
+        TIME, True
+    )
 
 
 def test_decode_within_one_percent_of_the_operators() -> None:

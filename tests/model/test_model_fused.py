@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kweek.model.fused import HeadLayout, attend, feed_forward, project_heads, rms_norm, rotate
 from kweek.model.head import fused_cross_entropy, token_nll
+from kweek.model.linear import Plain
 
 torch.set_num_threads(1)
 
@@ -31,6 +32,15 @@ def test_rms_norm() -> None:
     x, gain = leaf(5, 8), leaf(8)
     assert torch.autograd.gradcheck(lambda x, g: rms_norm(x, g, 1e-5), (x, gain))
     assert torch.allclose(rms_norm(x, gain, 1e-5), F.rms_norm(x, (8,), gain, 1e-5))
+
+
+def test_a_frozen_gain_gets_no_gradient_and_does_not_change_that_of_x() -> None:
+    x, gain = leaf(5, 8), leaf(8)
+    (wanted,) = torch.autograd.grad(rms_norm(x, gain, 1e-5).square().sum(), x)
+    (found,) = torch.autograd.grad(rms_norm(x, gain.detach(), 1e-5).square().sum(), x)
+    assert torch.equal(found, wanted)
+    (of_gain,) = torch.autograd.grad(rms_norm(x.detach(), gain, 1e-5).square().sum(), gain)
+    assert torch.allclose(of_gain, torch.autograd.grad(rms_norm(x, gain, 1e-5).square().sum(), gain)[0])
 
 
 def test_rms_norm_of_zeros_is_zero_and_has_a_finite_gradient() -> None:
@@ -78,9 +88,9 @@ def test_attend() -> None:
 
 def test_feed_forward() -> None:
     x, gate_up, down = leaf(2, 3, 4), leaf(10, 4), leaf(4, 5)
-    assert torch.autograd.gradcheck(feed_forward, (x, gate_up, down))
+    assert torch.autograd.gradcheck(lambda x, g, d: feed_forward(x, Plain(g), Plain(d)), (x, gate_up, down))
     gate, up = F.linear(x, gate_up).chunk(2, -1)
-    assert torch.allclose(feed_forward(x, gate_up, down), F.linear(F.silu(gate) * up, down))
+    assert torch.allclose(feed_forward(x, Plain(gate_up), Plain(down)), F.linear(F.silu(gate) * up, down))
 
 
 @pytest.mark.parametrize("chunk_rows", [2, 3, 100])
@@ -121,8 +131,8 @@ def test_cross_entropy_of_an_impossible_target_is_large_and_exact() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sixteen_bits_stay_near(dtype: torch.dtype) -> None:
     x, gate_up, down = (leaf(*s).detach().float() for s in ((64, 32), (96, 32), (32, 48)))
-    exact = feed_forward(x, gate_up, down)
-    rounded = feed_forward(x.to(dtype), gate_up, down)
+    exact = feed_forward(x, Plain(gate_up), Plain(down))
+    rounded = feed_forward(x.to(dtype), Plain(gate_up), Plain(down))
     assert rounded.dtype == dtype
     assert (rounded.float() - exact).norm() < 0.02 * exact.norm()
 

@@ -3,9 +3,11 @@
 import pytest
 
 from kweek.data import stories
+from kweek.data.chats_reading import read_chats
+from kweek.data.chats_report import Report
 from kweek.stats.intervals import wilson
 from kweek.store.records import Records
-from kweek.system.blind import BlindTrial, count
+from kweek.system.blind import BlindTrial, count, toss
 from kweek.system.session import Session
 from kweek.tokenize import bpe
 from kweek.tokenize.chat import encode_trusted
@@ -40,9 +42,9 @@ def trial(tokenizer, path, coin, a="yes", b="no"):
 def test_the_coin_decides_the_order_and_the_choice_finds_the_model(tokenizer, tmp_path):
     tosses = [True, False, False, True]
     held, _ = trial(tokenizer, tmp_path / "r.jsonl", iter(tosses).__next__)
-    for toss, choice in zip(tosses, ["1", "1", "2", "tie"], strict=True):
+    for heads, choice in zip(tosses, ["1", "1", "2", "tie"], strict=True):
         pair = held.ask("?")
-        assert pair.shown == (("yes", "no") if toss else ("no", "yes"))
+        assert pair.shown == (("yes", "no") if heads else ("no", "yes"))
         held.judge(pair, choice)
     tally = held.tally()
     assert tally.won == {"a": 2, "b": 1}
@@ -51,10 +53,20 @@ def test_the_coin_decides_the_order_and_the_choice_finds_the_model(tokenizer, tm
     records = Records.read(tmp_path / "r.jsonl")
     assert [record["winner"] for record in records] == ["a", "b", "a", None]
     assert all(record["answers"] == {"a": "yes", "b": "no"} for record in records)
+    assert [record["chosen"] and record["chosen"][0]["content"] for record in records] == [
+        "yes",
+        "no",
+        "yes",
+        None,
+    ]
+    report = Report()
+    preferred = [row.chosen[0]["content"] for row in read_chats(tmp_path / "r.jsonl", report)]
+    assert preferred == ["yes", "no", "yes"]  # what is kept is preference data, the tie aside
+    assert report.skipped == {"a tie": 1}
 
 
 def test_both_orders_come_up_by_themselves(tokenizer, tmp_path):
-    held, _ = trial(tokenizer, tmp_path / "r.jsonl", None)
+    held, _ = trial(tokenizer, tmp_path / "r.jsonl", toss)
     assert len({held.ask("?").order for _ in range(40)}) == 2
 
 

@@ -68,3 +68,40 @@ def foreign(
         return made[name]
 
     return build
+
+
+#: Control tokens of the templates that come without a tokenizer; the first ends an answer.
+CONTROLS = {
+    "gemma3": ("<end_of_turn>", "<start_of_turn>"),
+    "glm4moe": (
+        "<|endoftext|>",
+        "[gMASK]",
+        "<sop>",
+        "<|system|>",
+        "<|user|>",
+        "<|assistant|>",
+        "<|observation|>",
+    ),
+    "phi3": ("<|end|>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>"),
+    "qwen3.5": ("<|im_end|>", "<|im_start|>", "<think>", "</think>"),
+    "deepseekv3": ("<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"),
+}
+
+
+@pytest.fixture(scope="session")
+def templated(tokenizer: Tokenizer) -> Callable[[str], Tokenizer]:
+    """The template of a real family with its control tokens on top of the small vocabulary."""
+
+    def build(name: str) -> Tokenizer:
+        source = (FOREIGN / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+        definition = copy.deepcopy(tokenizer.definition)
+        first = len(definition["model"]["vocab"]) + 100
+        like = definition["added_tokens"][0]
+        definition["added_tokens"] = [
+            {**like, "content": text, "id": first + number}
+            for number, text in enumerate((*CONTROLS[name], "<bos>"))
+        ]
+        config = {"eos_token": CONTROLS[name][0], "bos_token": "<bos>"}
+        return Tokenizer(definition, config, source, name=name)
+
+    return build

@@ -98,7 +98,7 @@ def test_every_turn_learns_its_own_thinking_once(tokenizer: Tokenizer) -> None:
     assert encode_turns(tokenizer, plain) == [encode_chat(tokenizer, plain)]
     mixed = [*plain[:2], {"role": "user", "content": "?"}, ANSWER, {"role": "user", "content": "!"}, plain[1]]
     learnt = [shown(tokenizer, chat).count("⟦") for chat in encode_turns(tokenizer, mixed)]
-    assert learnt == [1, 2, 1]  # the middle one is interrupted by the forced result
+    assert learnt == [2, 2]  # the middle turn alone, interrupted by the forced result; then the two others
 
 
 def test_system_messages_lists_of_parts_and_absent_content(tokenizer: Tokenizer) -> None:

@@ -95,7 +95,10 @@ def test_foreign_families_equal(
     peer = folder_of(ours, tmp_path)
     for text in sample[::29]:
         assert peer.encode(text, add_special_tokens=False) == ours.encode(text)
-    for messages in (CHATS[0], [*CHATS[1][:4], {**CHATS[1][4], "content": "Because é."}]):
+    answer = {**CHATS[1][4], "content": "Because é."}
+    if not ours.template.abilities.reasoning:  # transformers leaves it out in silence, encode_chat refuses
+        del answer["reasoning_content"]
+    for messages in (CHATS[0], [*CHATS[1][:4], answer]):
         assert (
             peer.apply_chat_template(messages, return_dict=True)["input_ids"]
             == encode_chat(ours, messages).token_ids

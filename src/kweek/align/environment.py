@@ -55,17 +55,22 @@ class Episode(Protocol):
 
 
 class Environment(Protocol):
-    """A source of items and the rules by which they are attempted.
+    """A source of items and the rules by which they are attempted."""
 
-    Attributes:
-        name: of the environment, for records.
-        max_new_tokens: of one answer.
-        max_turns: answers in one episode; 1 for single-turn tasks.
-    """
+    @property
+    def name(self) -> str:
+        """For records."""
+        ...
 
-    name: str
-    max_new_tokens: int
-    max_turns: int
+    @property
+    def max_new_tokens(self) -> int:
+        """Of one answer."""
+        ...
+
+    @property
+    def max_turns(self) -> int:
+        """Answers in one episode; 1 for single-turn tasks."""
+        ...
 
     def items(self, key: str, count: int, split: Split) -> list[Item]:
         """Items as a pure function of the key. An item's split follows from its content, never from a seed."""

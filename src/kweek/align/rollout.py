@@ -24,6 +24,8 @@ class Rollout:
         sampled: true where the model chose the token; prompts, results of tools and other people's turns are not its
             choice.
         logprobs: natural logs under the distribution that was drawn from; 0.0 where nothing was drawn.
+        kept_mass: share of the tempered softmax that truncation (top-k, top-p, min-p) kept at each token; empty where
+            nothing was truncated.
         messages: the chat with the answers, a view for people and judges.
         score: the judgement.
         stop_reason: of the last answer.
@@ -41,6 +43,7 @@ class Rollout:
     stop_reason: StopReason
     flop: float
     version: int = 0
+    kept_mass: Sequence[float] = ()
 
     @property
     def num_sampled(self) -> int:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 if TYPE_CHECKING:
+    from kweek.store.records import Records
+    from kweek.system.blind import BlindTrial
     from kweek.system.familiarity import Familiarity
     from kweek.system.session import PieceKind, Reply, Session
 
@@ -54,14 +56,16 @@ def chat(
     models/smollm2-135m · kweek chat model.gguf --backend llama.cpp · kweek chat --blind runs/laptop/artifacts/rl
     runs/laptop/artifacts/quantized
     """
+    from kweek.cli.blind import hold
     from kweek.errors import ConfigError
+    from kweek.store.records import Records
 
     if blind is not None:
         if where is not None or message is not None or as_json:
             raise ConfigError(
                 "--blind takes two models and asks you", where="--blind", fix="kweek chat --blind A B"
             )
-        _blind(blind, record, temperature, max_tokens, seed, backend)
+        hold(blind_trial(blind, Records(record), temperature, max_tokens, seed, backend), record)
         return
     if where is None:
         raise ConfigError(
@@ -77,22 +81,22 @@ def chat(
     _converse(session, familiar, folder)
 
 
-def _blind(
-    pair: tuple[Path, Path], record: Path, temperature: float, max_tokens: int, seed: int, backend: str
-) -> None:
-    """Hold a blind trial of two models."""
-    from kweek.cli.blind import hold
+def blind_trial(
+    pair: tuple[Path, Path], records: Records, temperature: float, max_tokens: int, seed: int, backend: str
+) -> BlindTrial:
+    """A blind trial of two models, named by their paths."""
     from kweek.errors import ConfigError
-    from kweek.store.records import Records
     from kweek.system.blind import BlindTrial
 
     if pair[0].resolve() == pair[1].resolve():
-        raise ConfigError("both are the same model", where="--blind", fix="name two")
-    sessions = {
-        str(where): _open(find_model(where, None)[0], False, temperature, max_tokens, seed, backend)[0]
-        for where in pair
-    }
-    hold(BlindTrial(sessions, Records(record)), record)
+        raise ConfigError("both are the same model", where=str(pair[0]), fix="name two")
+    sessions = {str(path): open_session(path, temperature, max_tokens, seed, backend) for path in pair}
+    return BlindTrial(sessions, records)
+
+
+def open_session(where: Path, temperature: float, max_tokens: int, seed: int, backend: str) -> Session:
+    """A conversation with a run's or a folder's model, whoever grew it."""
+    return _open(find_model(where, None)[0], False, temperature, max_tokens, seed, backend)[0]
 
 
 def find_model(where: Path, stage: str | None, preferred: tuple[str, ...] = _PREFERRED) -> tuple[Path, bool]:

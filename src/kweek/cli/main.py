@@ -13,7 +13,22 @@ from typing import Annotated
 import typer
 
 from kweek import __version__
-from kweek.cli import chat, export, flops, get, model, plan, prune, quantize, recipe, run, serve
+from kweek.cli import (
+    chat,
+    data,
+    export,
+    flops,
+    get,
+    label,
+    model,
+    plan,
+    prune,
+    quantize,
+    recipe,
+    run,
+    sandbox,
+    serve,
+)  # fmt: skip
 from kweek.errors import Interrupted, KweekError, is_out_of_memory
 
 EXIT_BUG, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
@@ -45,7 +60,9 @@ def _options(
     """Options before the verb; `main` has seen them already."""
 
 
-for _verb in (run, plan, chat, serve, get, model, export, flops, prune, quantize, recipe):
+for _verb in (
+    run, plan, chat, serve, get, data, label, model, export, flops, prune, quantize, recipe, sandbox,
+):  # fmt: skip
     _verb.register(app)
 
 

@@ -15,17 +15,15 @@ from torch import Tensor
 from kweek.data.batches import Batch
 from kweek.data.packing import PackedMix, Source
 from kweek.errors import ConfigError
+from kweek.model.divergence import Measure
 from kweek.model.network import Network
 from kweek.protocols import Progress, ShouldStop, never, silent
-from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.distillation import Distillation
 from kweek.train.objective import Objective
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.schedule import WarmupStableDecay
 from kweek.train.trainer import StepResult, Trained, Trainer, fit
 
-#: What decides which ids a text gets; templates and settings beside it may differ.
-_DECIDING = ("model", "added_tokens", "normalizer", "pre_tokenizer")
 _RATES_WIDTH, _RATES_TOKENS = 128, 512  # what the default learning rates are tuned for
 
 
@@ -64,17 +62,6 @@ class Schedule:
     def num_steps(self) -> int:
         """Updates."""
         return max(1, self.num_tokens // self.tokens_per_step)
-
-
-def check_same_tokenizer(teacher: Tokenizer, pupil: Tokenizer) -> None:
-    """Raise ConfigError unless both give every text the same ids: a logit is a statement about one id."""
-    for part in _DECIDING:
-        if teacher.definition.get(part) != pupil.definition.get(part):
-            raise ConfigError(
-                f"teacher and pupil have different tokenizers ({part} differs): their predictions do not compare",
-                where=teacher.name,
-                fix="take a teacher with the tokenizer of the pruned model",
-            )
 
 
 class MaskedTrainer(Trainer):
@@ -118,7 +105,8 @@ def distil(
         schedule.tokens_per_step / _RATES_TOKENS
     ) ** 0.5  # of all but the embedding, as in pretraining
     optimiser = SplitOptimiser(pupil, LearningRates().scaled(by_width * by_batch, embedding=by_width))
-    trainer = MaskedTrainer(pupil, optimiser, Distillation(teacher, schedule.text_share), masks or {})
+    measure = Measure(text_share=schedule.text_share)
+    trainer = MaskedTrainer(pupil, optimiser, Distillation(teacher, measure), masks or {})
     lengths = [schedule.row_length] * schedule.num_steps
     mix = PackedMix(sources, lengths, schedule.tokens_per_step, schedule.seed, eos_id)
     return fit(

@@ -14,7 +14,7 @@ from torch import Tensor
 from kweek.compress.prune import Cuts, prune_network
 from kweek.compress.prune_comparison import compare_networks
 from kweek.compress.prune_depth import LayerCost
-from kweek.compress.prune_distil import Schedule, check_same_tokenizer, distil
+from kweek.compress.prune_distil import Schedule, distil
 from kweek.compress.prune_text import PruneText, read_text
 from kweek.compress.quantize import calibration_batches
 from kweek.compute.ledger import Ledger
@@ -27,6 +27,7 @@ from kweek.model.tensors import TensorFolder
 from kweek.protocols import Progress, ShouldStop, never, silent
 from kweek.store.artifact import MANIFEST, Artifact, ArtifactWriter, fingerprint
 from kweek.store.files import read_json, write_json
+from kweek.tokenize.agreement import check_same_tokenizer
 from kweek.tokenize.tokenizer import Tokenizer
 
 #: Held-out bytes to measure on: tells differences of a percent or two.

@@ -24,6 +24,7 @@ from kweek.engine.scheduler import Scheduler
 from kweek.engine.speculation import Speculation
 from kweek.engine.suspended import Suspended, identity
 from kweek.errors import KweekError
+from kweek.model.adapter import merged_copy, refresh_copy
 from kweek.model.network import Network
 from kweek.protocols import Constraint, ShouldStop, TokenInterceptor, never
 
@@ -38,7 +39,8 @@ Computing = Literal["auto", "native", "torch"]
 class Engine(BatchEngine):
     """A `LanguageModel` over a network in this process.
 
-    Changed weights are seen: what was computed with the old ones is forgotten before the next generation begins.
+    Changed weights are seen: what was computed with the old ones is forgotten before the next generation begins. So are
+    those of an adapter, which is part of the matrices that are packed: generation and training compute with the same.
 
     Args:
         network: on the CPU in fp32, or on a CUDA device in any precision.
@@ -176,10 +178,32 @@ class Engine(BatchEngine):
         return self._identified[1]
 
     def _backend(self, version: Version) -> Backend:
-        """A backend for these weights; one that has recorded graphs is kept while they lie where they lay."""
+        """A backend for these weights; one that has recorded graphs is kept while they lie where they lay.
+
+        The native one keeps its memory.
+        """
         before = None if self._scheduler is None else self._scheduler.backend
+        if isinstance(before, NativeBackend) and before.config == self.network.config:
+            self._check_form()
+            before.repack(self.network)
+            return before
         moved = [place for place, _ in version] != [place for place, _ in self._version]
-        return before if isinstance(before, DeviceBackend) and not moved else self._make()
+        if not isinstance(before, DeviceBackend) or moved:
+            return self._make()
+        if self.network.adapter is not None:
+            refresh_copy(before.network, self.network)
+        return before
+
+    def _whole(self) -> Network:
+        """The network, with its adapter merged: torch would otherwise form the sum again for every token."""
+        return self.network if self.network.adapter is None else merged_copy(self.network)
+
+    def _check_form(self) -> None:
+        if self.network.adapter is not None and self._weights in ("q8", "q4"):
+            raise KweekError(
+                f"{self._weights} would round most of the adapter away without a word",
+                fix="use f32 or f16, or merge, quantise and measure",
+            )
 
     def _make(self) -> Backend:
         num_slots = self._num_slots + SCORE_SLOTS
@@ -190,17 +214,18 @@ class Engine(BatchEngine):
                 "weights, kv, threads and the native library are for networks on the CPU, and not for torch",
                 fix="leave them out, or move the network to the CPU and compute natively",
             )
+        self._check_form()
         if on_gpu:
-            return DeviceBackend(self.network, num_slots=num_slots)
+            return DeviceBackend(self._whole(), num_slots=num_slots)
         if self._computing == "torch":
-            return EagerBackend(self.network, num_slots=num_slots)
+            return EagerBackend(self._whole(), num_slots=num_slots)
         try:
             library.load()
         except KweekError as error:
             if self._computing == "native":
                 raise
             _say_once(f"{error}; generating with torch in fp32, several times slower")
-            return EagerBackend(self.network, num_slots=num_slots)
+            return EagerBackend(self._whole(), num_slots=num_slots)
         return NativeBackend(
             self.network, self._weights, kv=self._kv, num_slots=num_slots, threads=self._threads,
             consume=self._consume,

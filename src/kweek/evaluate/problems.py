@@ -32,8 +32,6 @@ class Outcome:
     used_tool: bool
     num_new_tokens: int
     flop: float
-    prompt_ids: Sequence[int]
-    completion: Completion
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Asker:
             self.prompt(item.question), MAX_NEW_TOKENS, temperature, seed, self.stop_ids, self.interceptor
         )
 
-    def read(self, item: Problem, request: Request, completion: Completion) -> Outcome:
+    def read(self, item: Problem, completion: Completion) -> Outcome:
         """Judge a completion. An answer that ran into the token limit is judged by what is there."""
         ids = [*self.beginning, *(t for t in completion.token_ids if t not in self.stop_ids)]
         if self.kind == "document":
@@ -85,8 +83,6 @@ class Asker:
             self.tokenizer.special["<result>"] in ids,
             len(completion.token_ids),
             completion.flop,
-            request.prompt_ids,
-            completion,
         )
 
 
@@ -117,10 +113,10 @@ def attempt(
     outcomes: list[list[Outcome]] = [[] for _ in items]
     for start in range(0, len(jobs), max_rows):
         part = jobs[start : start + max_rows]
-        for (index, request), completion in zip(part, model.generate([r for _, r in part]), strict=True):
+        for (index, _), completion in zip(part, model.generate([r for _, r in part]), strict=True):
             if completion.error is not None:  # a failure is no wrong answer
                 raise KweekError(completion.error)
-            outcomes[index].append(asker.read(items[index], request, completion))
+            outcomes[index].append(asker.read(items[index], completion))
         if progress is not None:
             progress(min(start + max_rows, len(jobs)), len(jobs))
     return outcomes

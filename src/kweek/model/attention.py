@@ -121,18 +121,22 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         """(B, T, D) to (B, T, D), in the dtype of `context`."""
-        config, dtype = self.config, context.dtype
-        bias = None if self.qkv_proj.bias is None else self.qkv_proj.bias.to(dtype)
-        qkv_BTZ = F.linear(x_BTD, self.qkv_proj.weight.to(dtype), bias)
+        config = self.config
+        qkv_BTZ = self.qkv_proj(x_BTD)
         q_gain_E = self.q_norm.weight if config.qk_norm else None
         k_gain_E = self.k_norm.weight if config.qk_norm else None
         q, k, v = project_heads(qkv_BTZ, q_gain_E, k_gain_E, context.layout)
+        out_BTD: Tensor = self.o_proj(self._attend(q, k, v, context))
+        return out_BTD
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """What the heads gather, side by side: (B, T, H E)."""
         if context.keep_scores and context.bias is not None:
-            return F.linear(attend(q, k, v, context.bias), self.o_proj.weight.to(dtype))
+            return attend(q, k, v, context.bias)
         if context.cache is not None:
             k, v = context.cache.update(self.layer, k, v)
         if q.shape[2] == 1:
-            return F.linear(self._attend_to_one(q, k, v, context.bias), self.o_proj.weight.to(dtype))
+            return self._attend_to_one(q, k, v, context.bias)
         out_BHTE = F.scaled_dot_product_attention(
             q,
             k,
@@ -140,9 +144,9 @@ class Attention(nn.Module):
             context.bias,
             is_causal=context.bias is None and q.shape[2] > 1,
             scale=1.0,  # the queries come scaled
-            enable_gqa=config.num_heads != config.num_kv_heads,
+            enable_gqa=self.config.num_heads != self.config.num_kv_heads,
         )
-        return F.linear(out_BHTE.transpose(1, 2).flatten(2), self.o_proj.weight.to(dtype))
+        return out_BHTE.transpose(1, 2).flatten(2)
 
     def _attend_to_one(self, q_BH1E: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, bias: Tensor | None) -> Tensor:
         """Attention of a single new token, (B, 1, H E).

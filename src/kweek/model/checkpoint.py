@@ -9,27 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
 
-from kweek.errors import CheckpointError
+from kweek.errors import CheckpointError, ConfigError
 from kweek.model import quantized
 from kweek.model.config import ModelConfig
 from kweek.model.layout import tensor_shapes
 from kweek.model.network import Network
 from kweek.model.quantized import QuantizedTensor
 from kweek.model.tensors import SINGLE_FILE, TensorFolder, read_json, write_tensors
-from kweek.store import files
-from kweek.store.artifact import ArtifactWriter
+from kweek.store.target import Target, open_in, write_json_in
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 def save_model(
-    out: ArtifactWriter | Path,
+    out: Target,
     network: Network,
     dtype: torch.dtype = torch.float32,  # lossless
     *,
@@ -39,11 +37,19 @@ def save_model(
 
     Args:
         out: an artifact being written, or a folder, which is created.
-        network: its parameters are stored in `dtype`.
+        network: its parameters are stored in `dtype`, an adapter merged into them.
         dtype: torch.float32, bfloat16 or float16.
         quantized_tensors: by name (`...q_proj.weight`), matrices that take the place of the network's own, the
             embedding too; the folder then says so in `quantization_config`.
+
+    Raises:
+        ConfigError: codes for a network with an adapter, which they would leave out or round away.
     """
+    if quantized_tensors and network.adapter is not None:
+        raise ConfigError(
+            "the network has an adapter, which codes chosen without it would drop",
+            fix="merge it, then quantise the merged network and measure it",
+        )
     packed = dict(quantized_tensors or {})
     config = network.config
     stored: dict[str, Tensor] = {}
@@ -69,28 +75,12 @@ def save_model(
         "eos_token_id": document["eos_token_id"],
         "pad_token_id": document["pad_token_id"],
     }
-    _write_json(out, CONFIG_FILE, document)
-    _write_json(out, GENERATION_FILE, {key: value for key, value in generation.items() if value is not None})
-    with _open(out, SINGLE_FILE) as stream:
+    write_json_in(out, CONFIG_FILE, document)
+    write_json_in(
+        out, GENERATION_FILE, {key: value for key, value in generation.items() if value is not None}
+    )
+    with open_in(out, SINGLE_FILE) as stream:
         write_tensors(stream, stored, lambda _name, t: dtype if t.dtype == torch.float32 else t.dtype)
-
-
-@contextmanager
-def _open(out: ArtifactWriter | Path, name: str) -> Iterator[BinaryIO]:
-    if isinstance(out, Path):
-        with files.open_atomic(out / name) as stream:
-            yield cast(BinaryIO, stream)
-    else:
-        with out.open(name) as stream:
-            yield cast(BinaryIO, stream)
-
-
-def _write_json(out: ArtifactWriter | Path, name: str, value: Any) -> None:
-    if isinstance(out, Path):
-        out.mkdir(parents=True, exist_ok=True)
-        files.write_json(out / name, value)
-    else:
-        out.write_json(name, value)
 
 
 def load_config(folder: Path | str) -> ModelConfig:
@@ -130,13 +120,20 @@ def load_model(folder: Path | str) -> Network:
         network = Network(config)
         for name, target in network.state_dict().items():
             target.copy_(read_weight(tensors, name, tuple(target.shape)))
-            if target.numel() and not all(part.isfinite() for part in target.aminmax()):
-                raise CheckpointError(
-                    f"tensor {name} holds values that are not finite numbers",
-                    where=str(folder),
-                    fix="fetch or make the model again",
-                )
+            check_finite(name, target, folder)
     return network
+
+
+def check_finite(name: str, tensor: Tensor, folder: Path | str) -> None:
+    """Raises:
+    CheckpointError: the tensor, stored under this name, holds values that are not finite numbers.
+    """
+    if tensor.numel() and not all(part.isfinite() for part in tensor.aminmax()):
+        raise CheckpointError(
+            f"tensor {name} holds values that are not finite numbers",
+            where=str(folder),
+            fix="fetch or make the model again",
+        )
 
 
 @contextmanager
@@ -170,6 +167,12 @@ def _check_tensors(config: ModelConfig, tensors: TensorFolder) -> None:
         elif f"{base}.weight_packed" in tensors.shapes:
             quantized.check_parts(base, tensors.shapes, shape, where)
             left -= {f"{base}.{suffix}" for suffix in quantized.SUFFIXES}
+        elif "score.weight" in tensors.shapes:
+            raise CheckpointError(
+                "it is a model that scores, not one that writes",
+                where=where,
+                fix="give a language model (...ForCausalLM)",
+            )
         else:
             raise CheckpointError(f"tensor {name} is missing", where=where, fix="fetch the model again")
     if config.tied_embeddings and _HEAD in left:

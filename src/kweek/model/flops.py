@@ -11,6 +11,8 @@ algorithm 4). The optimiser is counted by the optimiser.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -74,3 +76,68 @@ def num_flops_per_token(
 def num_flops_decode(config: ModelConfig, position: int) -> float:
     """FLOP to compute one token at `position` (from 0) when the keys before it are cached."""
     return 2.0 * num_matrix_parameters(config) + num_attention_flops(config, position + 1)
+
+
+def num_flops_adapted(
+    config: ModelConfig,
+    rank: int,
+    targets: Collection[str],
+    num_rows: int,
+    num_tokens: int,
+    backward: bool = False,
+    *,
+    attention: AttentionCount = "causal",
+    recomputation: bool = False,
+) -> float:
+    """FLOP of reading rows with a frozen network that has an adapter, and of the adapter's gradients.
+
+    The backward pass forms no gradient of a frozen matrix, and none to what lies below the lowest adapter. For each
+    adapted matrix of O x I it makes five products of rank r, 4 r (O + I) + 2 r I per token. Whatever the number of
+    tokens, the matrix itself is formed once, 2 r O I (see `kweek.model.adapter_linear`).
+
+    Args:
+        rank: r.
+        targets: names of the adapted projections ("q_proj", ...), of every layer.
+        num_rows, num_tokens: rows of a batch and tokens of each.
+        backward, attention, recomputation: as `num_flops_per_token`.
+    """
+    shapes = _projections(config)
+    forming = config.num_layers * sum(2.0 * rank * math.prod(shapes[name]) for name in targets)
+    reading = num_flops_per_token(config, num_tokens, attention=attention)
+    if not backward:
+        return num_rows * num_tokens * reading + forming
+    attended = num_attention_flops(config, (num_tokens + 1) / 2 if attention == "causal" else num_tokens)
+    to_scores = attended * (2.5 if recomputation else 2.0)
+    thin = config.num_layers * sum(rank * (4.0 * shapes[name][0] + 6.0 * shapes[name][1]) for name in targets)
+    gradients = 2.0 * num_matrix_parameters(config) + to_scores + thin
+    below = _below(config, rank, targets, to_scores / config.num_layers)
+    return num_rows * num_tokens * (reading + gradients - below) + forming
+
+
+def _below(config: ModelConfig, rank: int, targets: Collection[str], to_scores: float) -> float:
+    """FLOP per token of those gradients to inputs in the first layer that nobody wants."""
+    shapes = _projections(config)
+    total = 0.0
+    for group in (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj")):
+        adapted = [name for name in group if name in targets]
+        total += sum(2.0 * math.prod(shapes[name]) for name in group)
+        total += sum(2.0 * rank * shapes[name][1] for name in adapted)
+        if adapted:
+            break
+        if "q_proj" in group:
+            total += to_scores
+    return total
+
+
+def _projections(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of each projection of a layer."""
+    width, ffn = config.hidden_size, config.intermediate_size
+    return {
+        "q_proj": (config.query_size, width),
+        "k_proj": (config.kv_size, width),
+        "v_proj": (config.kv_size, width),
+        "o_proj": (width, config.query_size),
+        "gate_proj": (ffn, width),
+        "up_proj": (ffn, width),
+        "down_proj": (width, ffn),
+    }

@@ -2,8 +2,8 @@
 
 Autograd differentiates such chains link by link, and every link is a pass over memory; at width 128 on a CPU
 that was a third of a training step. Every function works with or without gradients and in any floating
-dtype; norms are formed in at least fp32.
-Shapes: N rows (B times T), D width, F ffn, H heads, K key heads, M = H + K, E head dimension.
+dtype; norms are formed in at least fp32. Where weights are frozen no gradient is computed for them.
+Shapes: N rows (B times T), D width, F ffn, I inputs, O outputs, H heads, K key heads, M = H + K, E head dimension.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from kweek.model.linear import Matrix
 
 
 def _inverse_root_mean_square(x: Tensor, epsilon: float) -> Tensor:
@@ -37,6 +39,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, gain_D, inverse_N1 = ctx.saved_tensors
         grad_ND = grad_ND.to(x_ND.dtype)
+        needed_x, needed_gain = ctx.needs_input_grad[:2]
         # A layer norm whose mean is zero, except that its gradient also subtracts the mean of what comes in:
         # torch has one kernel for that gradient, and the mean is added back.
         grad_x_ND, grad_gain_D, _ = torch.ops.aten.native_layer_norm_backward(
@@ -47,10 +50,12 @@ class _RMSNorm(torch.autograd.Function):
             inverse_N1,
             gain_D,
             None,
-            (True, True, False),
+            (needed_x, needed_gain, False),
         )
-        mean_N1 = (grad_ND @ gain_D).unsqueeze(-1).mul_(1 / gain_D.numel())
-        return grad_x_ND.addcmul_(mean_N1, inverse_N1), grad_gain_D, None, None
+        if needed_x:
+            mean_N1 = (grad_ND @ gain_D).unsqueeze(-1).mul_(1 / gain_D.numel())
+            grad_x_ND.addcmul_(mean_N1, inverse_N1)
+        return grad_x_ND, grad_gain_D, None, None
 
 
 def rms_norm(x: Tensor, gain_D: Tensor, epsilon: float, dtype: torch.dtype | None = None) -> Tensor:
@@ -203,37 +208,81 @@ def attend(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, bias: Tensor) -> Tens
     return _Attend.apply(q_BHTE, k_BKTE, v_BKTE, bias)  # type: ignore[no-untyped-call, no-any-return]
 
 
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_NI: Tensor, matrix: Matrix, bias_O: Tensor | None, *leaves: Tensor) -> Tensor:
+        made_OI = matrix.make(x_NI.dtype)
+        ctx.matrix = matrix
+        ctx.save_for_backward(x_NI, matrix.keep(made_OI), *leaves)
+        return F.linear(x_NI, made_OI, bias_O)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, ...]:
+        x_NI, made_OI, *_ = ctx.saved_tensors
+        needed_x, _, _, *needed = ctx.needs_input_grad
+        grad_x_NI = grad_NO @ _rest(ctx.matrix, made_OI, x_NI.dtype) if needed_x else None
+        return grad_x_NI, None, None, *ctx.matrix.gradients(needed, grad_NO.t(), x_NI, grad_x_NI)
+
+
+def _rest(matrix: Matrix, kept_OI: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return matrix.rest(dtype) if kept_OI is None else kept_OI
+
+
+def project(x: Tensor, matrix: Matrix, bias_O: Tensor | None = None) -> Tensor:
+    """x W' + bias, (..., I) to (..., O) in the dtype of x, for a matrix that is made from something else.
+
+    Args:
+        bias_O: frozen; no gradient is taken to it.
+    """
+    bias_O = None if bias_O is None else bias_O.to(x.dtype)
+    rows_NO: Tensor = _Project.apply(x.flatten(0, -2), matrix, bias_O, *matrix.leaves)  # type: ignore[no-untyped-call]
+    return rows_NO.view(*x.shape[:-1], -1)
+
+
 class _FeedForward(torch.autograd.Function):
     """Works on (F, N), ffn by rows: gate and up are then contiguous halves of one product."""
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, gate_up_ZD: Tensor, down_DF: Tensor) -> Tensor:
-        gate_up_ZD, down_DF = gate_up_ZD.to(x_ND.dtype), down_DF.to(x_ND.dtype)
+    def forward(ctx: Any, x_ND: Tensor, gate_up: Matrix, down: Matrix, *leaves: Tensor) -> Tensor:
+        gate_up_ZD = gate_up.make(x_ND.dtype)
         both_ZN = gate_up_ZD @ x_ND.t()
+        kept_ZD = gate_up.keep(gate_up_ZD)
+        del gate_up_ZD  # before the next matrix is made
         gate_FN, up_FN = both_ZN.chunk(2)
         inner_FN = F.silu(gate_FN).mul_(up_FN)
-        ctx.save_for_backward(x_ND, gate_up_ZD, down_DF, both_ZN)
+        down_DF = down.make(x_ND.dtype)
+        ctx.gate_up, ctx.down = gate_up, down
+        ctx.save_for_backward(x_ND, both_ZN, kept_ZD, down.keep(down_DF), *leaves)
         return inner_FN.t() @ down_DF.t()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
-        x_ND, gate_up_ZD, down_DF, both_ZN = ctx.saved_tensors
+        x_ND, both_ZN, gate_up_ZD, down_DF, *_ = ctx.saved_tensors
+        gate_up, down = ctx.gate_up, ctx.down
+        needed_x, _, _, *needed = ctx.needs_input_grad
+        split = len(gate_up.leaves)
         gate_FN, up_FN = both_ZN.chunk(2)
-        grad_FN = down_DF.t() @ grad_ND.t()
         active_FN = F.silu(gate_FN)
+        grad_FN = _rest(down, down_DF, x_ND.dtype).t() @ grad_ND.t()
+        of_down = down.gradients(needed[split:], grad_ND.t(), (active_FN * up_FN).t(), grad_FN.t())
         grad_both_ZN = torch.empty_like(both_ZN)
         grad_gate_FN, grad_up_FN = grad_both_ZN.chunk(2)
         torch.mul(grad_FN, active_FN, out=grad_up_FN)
         torch.ops.aten.silu_backward.grad_input(grad_FN.mul_(up_FN), gate_FN, grad_input=grad_gate_FN)
-        grad_down_DF = grad_ND.t() @ active_FN.mul_(up_FN).t()
-        return grad_both_ZN.t() @ gate_up_ZD, grad_both_ZN @ x_ND, grad_down_DF
+        grad_x_ND = grad_both_ZN.t() @ _rest(gate_up, gate_up_ZD, x_ND.dtype) if needed_x else None
+        of_gate_up = gate_up.gradients(needed[:split], grad_both_ZN, x_ND, grad_x_ND)
+        return grad_x_ND, None, None, *of_gate_up, *of_down
 
 
-def feed_forward(x: Tensor, gate_up_ZD: Tensor, down_DF: Tensor) -> Tensor:
+def feed_forward(x: Tensor, gate_up: Matrix, down: Matrix) -> Tensor:
     """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202, equation 6), (..., D) to (..., D).
 
     Args:
-        gate_up_ZD: rows of the gate, then of the up projection, Z = 2F; computed in the dtype of x.
+        gate_up: rows of the gate, then of the up projection, (Z, D) with Z = 2F; computed in the dtype of x.
+        down: (D, F).
     """
-    return _FeedForward.apply(x.flatten(0, -2), gate_up_ZD, down_DF).view(x.shape)  # type: ignore[no-untyped-call, no-any-return]
+    return _FeedForward.apply(  # type: ignore[no-untyped-call, no-any-return]
+        x.flatten(0, -2), gate_up, down, *gate_up.leaves, *down.leaves
+    ).view(x.shape)

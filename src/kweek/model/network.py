@@ -5,15 +5,21 @@ Shapes: B batch, T time, S keys attended to, D width, V vocabulary.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kweek.model import flops
 from kweek.model.attention import FORBIDDEN, MAX_KEPT_SCORES_TIME, Attention, Context, Tables
 from kweek.model.cache import KVCache
 from kweek.model.config import ModelConfig
 from kweek.model.fused import feed_forward, rms_norm
 from kweek.model.linear import FusedLinear, Linear, join_parts
+
+if TYPE_CHECKING:
+    from kweek.model.adapter import AdapterConfig
 
 
 class FeedForward(nn.Module):
@@ -27,7 +33,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D), in the dtype of x."""
-        return feed_forward(x_BTD, self.gate_up_proj.weight, self.down_proj.weight)
+        return feed_forward(x_BTD, self.gate_up_proj.matrix(), self.down_proj.matrix())
 
 
 class Block(nn.Module):
@@ -91,12 +97,14 @@ class Network(nn.Module):
         compute_dtype: what matrix products, attention and the result are in. Parameters, their gradients and
             the residual stream stay fp32; weights are cast once per forward pass. fp32 unless set, because
             bf16 pays only on CPUs with AVX512-BF16 or AMX and on GPUs.
+        adapter: the shape of the adapter on it, or None; see `kweek.model.adapter`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
+        self.adapter: AdapterConfig | None = None
         self.model = Decoder(config)
         if not config.tied_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -144,6 +152,14 @@ class Network(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states, (..., D) to (..., V), in their dtype."""
         return F.linear(hidden, self.head_weight.to(hidden.dtype))
+
+    def num_flops(self, num_rows: int, num_tokens: int, backward: bool = False) -> float:
+        """FLOP of reading rows of so many tokens, and of all gradients that are wanted (see `kweek.model.flops`)."""
+        if self.adapter is None:
+            return num_rows * num_tokens * self.config.num_flops_per_token(num_tokens, backward)
+        return flops.num_flops_adapted(
+            self.config, self.adapter.rank, self.adapter.targets, num_rows, num_tokens, backward
+        )
 
     def _context(
         self, ids_BT: Tensor, positions_BT: Tensor | None, mask: Tensor | None, cache: KVCache | None

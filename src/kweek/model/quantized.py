@@ -9,6 +9,7 @@ Shapes: R rows, C columns, G groups per row, N runs of 32 codes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,10 @@ def pack(codes_RC: Tensor, num_bits: int = NUM_BITS) -> Tensor:
 def unpack(words: Tensor, num_columns: int, num_bits: int = NUM_BITS) -> Tensor:
     """The inverse of `pack`: int8 codes (R, `num_columns`)."""
     rows = words.shape[0]
+    if num_bits == 4 and sys.byteorder == "little":  # 20 times as fast: two codes to a byte, the first below
+        byte_RB = words.contiguous().view(torch.uint8)
+        codes_RB2 = torch.stack((byte_RB & 15, byte_RB >> 4), -1).view(torch.int8).sub_(8)
+        return codes_RB2.view(rows, -1)[:, :num_columns].contiguous()
     padded = torch.nn.functional.pad(words, (0, -words.shape[1] % num_bits))
     word_N = padded.view(-1, num_bits).to(torch.int64) & 0xFFFFFFFF
     run_NC = torch.empty(len(word_N), _RUN, dtype=torch.int8)
@@ -119,7 +124,7 @@ class QuantizedTensor:
         rows, columns = self.shape
         scale = self.scale_RG.to(torch.float32)
         codes = self.codes().to(torch.float32).view(rows, scale.shape[1], -1)
-        return (codes * scale.unsqueeze(-1)).view(rows, columns)
+        return codes.mul_(scale.unsqueeze(-1)).view(rows, columns)
 
     @property
     def num_bytes(self) -> int:

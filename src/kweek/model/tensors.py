@@ -25,7 +25,10 @@ _DTYPES = {name: dtype for dtype, name in _DTYPE_NAMES.items()}
 
 
 def write_tensors(
-    stream: BinaryIO, tensors: Mapping[str, Tensor], dtype_of: Callable[[str, Tensor], torch.dtype]
+    stream: BinaryIO,
+    tensors: Mapping[str, Tensor],
+    dtype_of: Callable[[str, Tensor], torch.dtype],
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a safetensors file, converting one tensor at a time.
 
@@ -33,8 +36,10 @@ def write_tensors(
         stream: takes the bytes.
         tensors: by name, in the order of the file.
         dtype_of: the stored dtype of each; asked twice, once for the header.
+        metadata: more of the header's own entries; other readers pass them over.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
+    about = {"format": "pt"}  # transformers refuses a file without it
+    header: dict[str, Any] = {"__metadata__": about | dict(metadata or {})}
     position = 0
     for name, tensor in tensors.items():
         dtype = dtype_of(name, tensor)
@@ -57,28 +62,33 @@ def write_tensors(
 class TensorFolder:
     """The tensors of a checkpoint folder, whether in one file or in shards; use it in a `with` block.
 
+    Args:
+        file: the name of the single file; only that of a whole model may be in shards instead.
+
     Attributes:
         shapes: of every tensor, by name.
         dtypes: likewise, in the format's own words ("BF16").
+        metadata: the header's own entries, of the last file read.
 
     Raises:
         CheckpointError: no safetensors files, a truncated or corrupt one, an index that names a missing file,
             a file elsewhere, or tensors that its files do not hold.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, file: str = SINGLE_FILE) -> None:
         self.folder = folder
+        self.metadata: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         self._handles: dict[str, Any] = {}
         self._stack = ExitStack()
         try:
-            if (folder / INDEX_FILE).is_file():
+            if file == SINGLE_FILE and (folder / INDEX_FILE).is_file():
                 self._open_shards()
-            elif (folder / SINGLE_FILE).is_file():
-                self._open_file(folder / SINGLE_FILE, None)
+            elif (folder / file).is_file():
+                self._open_file(folder / file, None)
             else:
-                raise _no_weights(folder)
+                raise _no_weights(folder, file)
         except BaseException:
             self._stack.close()
             raise
@@ -144,6 +154,7 @@ class TensorFolder:
         try:
             handle = self._stack.enter_context(safe_open(path, framework="pt"))
             names = set(handle.keys())
+            self.metadata = dict(handle.metadata() or {})
             if expected is not None and not expected <= names:
                 missing = sorted(expected - names)[0]
                 raise CheckpointError(
@@ -168,13 +179,12 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(error.what, where=error.where, fix=error.fix) from error
 
 
-def _no_weights(folder: Path) -> CheckpointError:
+def _no_weights(folder: Path, file: str) -> CheckpointError:
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
         return CheckpointError(
             "its weights are pickled, which can run code when loaded",
             where=str(folder),
             fix="convert it to safetensors",
         )
-    return CheckpointError(
-        f"there is no {SINGLE_FILE}", where=str(folder), fix="give the folder of a Hugging Face checkpoint"
-    )
+    kind = "a Hugging Face checkpoint" if file == SINGLE_FILE else "an adapter"
+    return CheckpointError(f"there is no {file}", where=str(folder), fix=f"give the folder of {kind}")

@@ -42,10 +42,11 @@ def texts_by_source(corpus: Artifact, split: str, max_bytes: int | None = None) 
     if max_bytes is None:
         return grouped
     allowance = max_bytes / max(1, len(grouped))
-    return {source: _first_bytes(texts, allowance) for source, texts in sorted(grouped.items())}
+    return {source: first_bytes(texts, allowance) for source, texts in sorted(grouped.items())}
 
 
-def _first_bytes(texts: Sequence[str], allowance: float) -> list[str]:
+def first_bytes(texts: Sequence[str], allowance: float) -> list[str]:
+    """The first of some texts, at least one, without those that would not fit into so many bytes of UTF-8."""
     chosen: list[str] = []
     used = 0
     for text in texts:

@@ -1,18 +1,19 @@
 """Chats to token ids with a loss mask: one list of ids for training, evaluation and serving.
 
 Content is ordinary text whatever it spells; only the template's own literals become control tokens, see
-`shield`. The mask marks what the model itself writes: the `{% generation %}` blocks of a template that has
-them, else the difference between the text before a turn and the text with it.
+`shield`. The mask marks what the model itself writes, see `marking`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kweek.errors import DataError, GuardError
 from kweek.protocols import Message
+from kweek.tokenize.marking import Marked, mark, mark_last, shows_reasoning
 from kweek.tokenize.shield import CLOSE, OPEN
 from kweek.tokenize.tokenizer import Tokenizer
 
@@ -20,16 +21,24 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 THINK, END_THINK = "<think>", "</think>"
 CALL, RESULT, END_RESULT = "<tool>", "<result>", "</result>"
 
+Tools = Sequence[Mapping[str, Any]]
+"""Descriptions of tools in OpenAI's form."""
+
 
 @dataclass(frozen=True)
 class Chat:
-    """A chat as token ids; `loss_mask` is parallel and true where the model itself wrote the token."""
+    """A chat as token ids; `turns` is parallel: the message in which the model itself wrote the token, else -1."""
 
     token_ids: list[int]
-    loss_mask: list[bool]
+    turns: list[int]
+
+    @property
+    def loss_mask(self) -> list[bool]:
+        """Parallel to the ids: true where the model itself wrote the token."""
+        return [turn >= 0 for turn in self.turns]
 
 
-def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> Chat:
+def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], *, tools: Tools = ()) -> Chat:
     """Ids of a whole chat and the mask of what the model wrote.
 
     An assistant message may carry `reasoning_content`, and `trusted=True` where our own generator or engine
@@ -41,37 +50,46 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> Chat:
         DataError: messages that no chat has, or that the template refuses.
         GuardError: no template, or a mask without a single true entry.
     """
-    safe = _safe_messages(tokenizer, messages)
-    if not any(message["role"] == "assistant" for message in safe):
-        raise DataError(
-            "the chat has no assistant message to learn from", fix="add one or leave the chat out"
-        )
-    chat = _encode_marked(tokenizer, _render_marked(tokenizer, safe))
+    safe = _safe_chat(tokenizer, messages, tools)
+    chat = _encode_marked(tokenizer, mark(tokenizer, safe, _variables(tokenizer, tools)))
     if not any(chat.loss_mask):
-        raise GuardError(
-            "the loss mask is all zeros: the template renders no assistant turn as the model writes it",
-            where=tokenizer.template.name,
-            fix="give the template a {% generation %} block around the assistant's part",
-        )
+        raise _no_mask(tokenizer)
     return chat
 
 
-def encode_turns(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[Chat]:
-    """Training examples of a chat in which every reasoning is learnt in the turn that produced it.
+def encode_turns(
+    tokenizer: Tokenizer, messages: Sequence[Message], *, tools: Tools = (), first: int = 0
+) -> list[Chat]:
+    """Training examples of a chat in which every turn is learnt once, as the model will have to write it.
 
-    One example where nothing is dropped; else one for each assistant turn, with the loss on that turn alone.
+    One example where the template renders all turns together as they are served one by one. Else, for the turns that
+    it rewrites once more follows (most drop their reasoning, some move the system message or the tools), further
+    examples that end earlier. Of turns before message `first` none is learnt.
+
+    Raises:
+        DataError, GuardError: as `encode_chat`; and where even a turn that ends the chat cannot be marked.
     """
-    asked = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
-    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    if not any(messages[i].get("reasoning_content") for i in turns if i < asked):
-        return [encode_chat(tokenizer, messages)]
-    chats = []
-    for turn in turns:
-        chat = encode_chat(tokenizer, messages[: turn + 1])
-        num_prompt = len(encode_prompt(tokenizer, messages[:turn]))
-        mask = [masked and i >= num_prompt for i, masked in enumerate(chat.loss_mask)]
-        chats.append(Chat(chat.token_ids, mask))
-    return chats
+    safe = _safe_chat(tokenizer, messages, tools)
+    variables = _variables(tokenizer, tools)
+    missing = [i for i, message in enumerate(safe) if message["role"] == "assistant" and i >= first]
+    chats: list[Chat] = []
+    while missing:
+        last = missing[-1]
+        part = safe[: last + 1]
+        chat = _encode_marked(tokenizer, mark(tokenizer, part, variables))
+        if last not in chat.turns:
+            marked = mark_last(tokenizer, part, variables)
+            if marked is None:
+                raise _no_mask(tokenizer)
+            chat = _encode_marked(tokenizer, marked)
+        learnt = {
+            turn
+            for turn in missing
+            if turn in chat.turns and (turn == last or _whole(tokenizer, part, variables, turn))
+        }
+        chats.append(Chat(chat.token_ids, [turn if turn in learnt else -1 for turn in chat.turns]))
+        missing = [turn for turn in missing if turn not in learnt]
+    return chats[::-1]
 
 
 def encode_prompt(
@@ -79,7 +97,7 @@ def encode_prompt(
     messages: Sequence[Message],
     *,
     think: bool | None = None,
-    tools: Sequence[Mapping[str, Any]] = (),
+    tools: Tools = (),
 ) -> list[int]:
     """Ids of a chat up to where the assistant begins to write.
 
@@ -94,13 +112,11 @@ def encode_prompt(
         DataError: messages that no chat has, or that the template refuses.
         GuardError: no template.
     """
-    variables: dict[str, Any] = {"add_generation_prompt": True}
-    if tools:
-        variables["tools"] = tokenizer.shield.protect_all(list(tools))
+    variables = _variables(tokenizer, tools) | {"add_generation_prompt": True}
     if think is not None:
         variables["enable_thinking"] = think
     safe = _safe_messages(tokenizer, messages)
-    token_ids = _encode_marked(tokenizer, _render_marked(tokenizer, safe, **variables)).token_ids
+    token_ids = _encode_marked(tokenizer, mark(tokenizer, safe, variables)).token_ids
     opening, closing = tokenizer.special.get(THINK), tokenizer.special.get(END_THINK)
     last = next((index for index in reversed(token_ids) if index in (opening, closing)), closing)
     if think and opening is not None and last != opening:
@@ -112,7 +128,8 @@ def encode_prompt(
 
 def encode_trusted(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of text that our own generator wrote: control tokens spelled in it become control ids."""
-    return _encode_marked(tokenizer, tokenizer.shield.protect_except(text, tokenizer.special)).token_ids
+    safe = tokenizer.shield.protect_except(text, tokenizer.special)
+    return _encode_marked(tokenizer, Marked(safe, ())).token_ids
 
 
 def parse_completion(
@@ -152,8 +169,49 @@ def _parse_text(text: str, thinking: bool) -> dict[str, str]:
     return {"reasoning_content": reasoning.strip(), "content": content.strip()}
 
 
+def _variables(tokenizer: Tokenizer, tools: Tools) -> dict[str, Any]:
+    """What a template is given besides the messages."""
+    return {"tools": tokenizer.shield.protect_all(list(tools))} if tools else {}
+
+
+def _no_mask(tokenizer: Tokenizer) -> GuardError:
+    return GuardError(
+        "the loss mask is all zeros: the template renders no assistant turn as the model writes it",
+        where=tokenizer.template.name,
+        fix="give the template a {% generation %} block around the assistant's part",
+    )
+
+
+def _whole(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], turn: int
+) -> bool:
+    """Whether a turn that others follow is shown with all of its reasoning."""
+    return not messages[turn].get("reasoning_content") or shows_reasoning(
+        tokenizer, messages, variables, turn
+    )
+
+
+def _safe_chat(tokenizer: Tokenizer, messages: Sequence[Message], tools: Tools) -> list[dict[str, Any]]:
+    """The same as `_safe_messages` for a chat to learn from, of which nothing may vanish."""
+    safe = _safe_messages(tokenizer, messages)
+    if not any(message["role"] == "assistant" for message in safe):
+        raise DataError(
+            "the chat has no assistant message to learn from", fix="add one or leave the chat out"
+        )
+    plain = all(
+        set(message) <= {"role", "content"} and message["role"] in ("user", "assistant") for message in safe
+    )
+    if (tools or not plain) and (hidden := tokenizer.template.abilities.hidden(safe, bool(tools))):
+        raise DataError(
+            f"the chat template shows no {hidden}, so nothing of it would be learnt",
+            where=tokenizer.template.name,
+            fix="use a template that does, or leave it out of the chats",
+        )
+    return safe
+
+
 def _safe_messages(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Checked copies of messages with all content in disguise."""
+    """Checked copies of messages with all content in disguise, arguments of calls in the form the template wants."""
     safe = []
     for number, message in enumerate(messages):
         role = message.get("role")
@@ -167,6 +225,10 @@ def _safe_messages(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[di
         if not (content is None or isinstance(content, (str, list))):
             raise DataError("content is neither text nor a list of parts", where=f"messages[{number}]")
         rest = {key: value for key, value in message.items() if key not in ("role", "trusted")}
+        if message.get("tool_calls") and (wanted := tokenizer.template.abilities.calls):
+            rest["content"] = content or wanted.without_content
+            if wanted.as_text:
+                rest["tool_calls"] = [_with_text(call) for call in message["tool_calls"]]
         copy: dict[str, Any] = tokenizer.shield.protect_all(rest)
         reasoning = message.get("reasoning_content")
         if role == "assistant" and message.get("trusted") is True and isinstance(reasoning, str):
@@ -176,64 +238,32 @@ def _safe_messages(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[di
     return safe
 
 
-def _render_marked(tokenizer: Tokenizer, messages: Sequence[Message], **variables: Any) -> str:
-    """The rendered chat with marks around what the model writes.
-
-    The marks also bound the tokens, in a prompt's history too: the model goes on after the tokens of a prompt,
-    so no token of a whole chat may reach across that place.
-    """
-    if tokenizer.template.has_generation:
-        return tokenizer.template.render_marked(messages, **variables)
-    return _mark_by_prefix(tokenizer, messages, variables)
+def _with_text(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool call whose arguments are JSON text."""
+    function = call["function"]
+    arguments = function.get("arguments")
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": text}}
 
 
-def _mark_by_prefix(tokenizer: Tokenizer, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
-    """The same for a template without `{% generation %}`, by rendering what comes before each turn.
-
-    A turn counts where the chat up to it and the chat through it are both prefixes of the whole; a template
-    that rewrites a turn once another follows (dropping its thinking) has rendered what the model never wrote.
-    """
-
-    def render(until: int, prompt: bool) -> str:
-        values = {**variables, "add_generation_prompt": prompt}
-        return tokenizer.template.render_marked(messages[:until], **values) if until else ""
-
-    whole = tokenizer.template.render_marked(messages, **variables)
-    controls = tokenizer.shield.spans(whole)
-    marked, at = "", 0
-    for turn, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before, through = render(turn, prompt=False), render(turn + 1, prompt=False)
-        if not whole.startswith(before) or not whole.startswith(through):
-            continue
-        start = max(len(before), _common_length(render(turn, prompt=True), whole))
-        start = next((s for s, e in controls if s < start < e), start)  # never inside a control token
-        ends = [e for _, e in controls if start < e <= len(through)]
-        end = ends[-1] if ends and not whole[ends[-1] : len(through)].strip() else len(through)
-        marked += whole[at:start] + OPEN + whole[start:end] + CLOSE
-        at = end
-    return marked + whole[at:]
-
-
-def _common_length(a: str, b: str) -> int:
-    """Length of the longest common prefix."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def _encode_marked(tokenizer: Tokenizer, rendered: str) -> Chat:
-    """Ids of a rendered chat; the mask is true between marks, except on forced results."""
+def _encode_marked(tokenizer: Tokenizer, marked: Marked) -> Chat:
+    """Ids of a rendered chat; those between marks belong to a turn, except forced results."""
     token_ids: list[int] = []
-    mask: list[bool] = []
-    inside = False
-    for segment in tokenizer.shield.split(rendered):
-        if segment in (OPEN, CLOSE):
-            inside = segment == OPEN
+    turns: list[int] = []
+    inside, number = -1, 0
+    for segment in tokenizer.shield.split(marked.text):
+        if segment == OPEN:
+            inside = marked.turns[number]
+            number += 1
+            continue
+        if segment == CLOSE:
+            inside = -1
             continue
         found = [segment] if isinstance(segment, int) else tokenizer.encode(segment)
         token_ids += found
-        mask += [inside] * len(found)
-    return Chat(token_ids, [m and not f for m, f in zip(mask, _forced(tokenizer, token_ids), strict=True)])
+        turns += [inside] * len(found)
+    forced = _forced(tokenizer, token_ids)
+    return Chat(token_ids, [-1 if f else turn for turn, f in zip(turns, forced, strict=True)])
 
 
 def _forced(tokenizer: Tokenizer, token_ids: Sequence[int]) -> Iterable[bool]:

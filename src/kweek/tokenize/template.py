@@ -7,6 +7,7 @@ Python keeps it from building 2^60 characters or looping for ever.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from typing import Any
 
 from kweek.errors import CheckpointError, DataError
 from kweek.protocols import Message
+from kweek.tokenize.abilities import Abilities, probe
 from kweek.tokenize.rendering import Refused, compile_template
 from kweek.tokenize.shield import CLOSE, OPEN
 
@@ -97,6 +99,18 @@ class ChatTemplate:
             return self._render(values)
         except Refused as error:
             raise DataError(f"the chat template refuses these messages: {error}", where=self.name) from error
+
+    @functools.cached_property
+    def abilities(self) -> Abilities:
+        """What of a chat the template shows; found by asking it, once."""
+
+        def attempt(messages: Sequence[Message], variables: Mapping[str, Any]) -> str | None:
+            try:
+                return self.render(messages, **variables)
+            except (CheckpointError, DataError):
+                return None
+
+        return probe(attempt)
 
 
 class _Process:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 
+_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|eom_id|>")
 _INVALID = re.compile("([\udc80-\udcff]+)")  # bytes that are not UTF-8, as "surrogateescape" leaves them
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece vocabularies spell a single byte
 
@@ -191,8 +192,14 @@ class Tokenizer:
     @functools.cached_property
     def stop_ids(self) -> frozenset[int]:
         """Ids that end an answer: end of text and, where the vocabulary has one, end of turn."""
-        turn_ends = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|eom_id|>")
-        return frozenset({self.eos_id, *(self.special[text] for text in turn_ends if text in self.special)})
+        return frozenset({self.eos_id, *(self.special[text] for text in _TURN_ENDS if text in self.special)})
+
+    @functools.cached_property
+    def stop_texts(self) -> frozenset[str]:
+        """The control tokens of `stop_ids` as text; those that end a turn alone where no end of text is configured."""
+        ended = {text for text in _TURN_ENDS if text in self.special}
+        eos = self._configured_text("eos")
+        return frozenset(ended | ({eos} if eos in self.special else set()))
 
     @functools.cached_property
     def shield(self) -> Shield:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import torch
 
+from kweek.errors import ConfigError
+from kweek.model.adapter_linear import AdaptedLinear
 from kweek.model.linear import FusedLinear
 from kweek.model.network import Network
 
@@ -42,7 +44,7 @@ def kind_of(name: str, parameter: torch.Tensor) -> Kind:
     """Which learning rate a parameter takes, by its Hugging Face name and shape."""
     if "embed_tokens" in name:
         return "embedding"
-    if "lm_head" in name:
+    if "lm_head" in name or name == "score.weight":
         return "head"
     return "matrices" if parameter.ndim == 2 else "norms"
 
@@ -120,11 +122,14 @@ class SplitOptimiser:
     """One optimiser over groups of one kind each, whose rates all follow the same schedule factor.
 
     Args:
-        network: parameters are grouped by name and shape.
+        network: those of its parameters that require a gradient are grouped by name and shape.
         rates: peak learning rates.
         weight_decay: on matrices and head only; 0.1 is the field's common value, not tuned here.
         betas: AdamW's; (.9, .95) as usual for language models, .99 measured within noise.
         muon: peak learning rate of Muon on the matrices instead of AdamW, or None.
+
+    Raises:
+        ConfigError: everything is frozen.
     """
 
     def __init__(
@@ -138,12 +143,15 @@ class SplitOptimiser:
     ) -> None:
         groups: dict[Kind, list[torch.nn.Parameter]] = {}
         for name, parameter in network.named_parameters():
-            groups.setdefault(kind_of(name, parameter), []).append(parameter)
+            if parameter.requires_grad:
+                groups.setdefault(kind_of(name, parameter), []).append(parameter)
+        if not groups:
+            raise ConfigError("all of the network is frozen", fix="attach an adapter to train it")
         self.parameters = [p for group in groups.values() for p in group]
         self._muon = None
         if muon is not None:
-            fused = (module for module in network.modules() if isinstance(module, FusedLinear))
-            rows = {id(module.weight): list(module.sizes.values()) for module in fused}
+            stacked = (m for m in network.modules() if isinstance(m, FusedLinear | AdaptedLinear))
+            rows = {id(parameter): rows for m in stacked for parameter, rows in m.stacks()}
             self._muon = Muon(groups.pop("matrices"), lr=muon, weight_decay=weight_decay, rows=rows)
         decays = {"matrices", "head"}
         self._adamw = torch.optim.AdamW(
@@ -169,6 +177,8 @@ class SplitOptimiser:
         for part in self._parts:
             part.step()
             part.zero_grad(set_to_none=True)
+        # The fused kernels write without saying so, and an engine over these weights would not see that they changed.
+        torch.autograd.graph.increment_version(self.parameters)
 
     def num_flops_per_step(self) -> float:
         """Arithmetic of one update; for Muon with its Newton–Schulz iterations."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,8 +95,8 @@ class Trainer:
                 nll.append(loss.nll_N)
             for name, part in loss.parts.items():
                 parts[name] = parts.get(name, 0.0) + part
-            num_flops = self.network.config.num_flops_per_token(batch.ids_BT.shape[1], backward=True)
-            flop += batch.ids_BT.numel() * num_flops + loss.flop
+            num_rows, length = batch.ids_BT.shape
+            flop += self.network.num_flops(num_rows, length, backward=True) + loss.flop
         norm = float(torch.nn.utils.clip_grad_norm_(self.optimiser.parameters, self.clip))
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise GuardError(
@@ -119,9 +119,22 @@ class Trainer:
             network.compute_dtype = before
         return self.objective(network, hidden_BTD, batch)
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What is trained, by name; not copied, and without what is frozen."""
+        return {
+            name: parameter.detach()
+            for name, parameter in self.network.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def set_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write values that `weights` gave back into the network."""
+        for name, value in self.weights().items():
+            value.copy_(tensors[name])
+
     def save(self, path: Path, totals: Trained, extra: dict[str, object] | None = None) -> None:
-        """Weights, optimiser state and position in one file, replaced atomically."""
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        """What is trained, optimiser state and position in one file, replaced atomically."""
+        tensors = {f"network.{name}": value for name, value in self.weights().items()}
         tensors |= self.optimiser.state()
         about = {
             "step": totals.step,
@@ -143,13 +156,15 @@ class Trainer:
                 where=str(path),
                 fix="delete it to start this stage anew",
             ) from error
-        self.network.load_state_dict(
-            {
-                name.removeprefix("network."): value
-                for name, value in tensors.items()
-                if name.startswith("network.")
-            }
-        )
+        weights = {n.removeprefix("network."): v for n, v in tensors.items() if n.startswith("network.")}
+        present = {name: value.shape for name, value in self.weights().items()}
+        if {name: value.shape for name, value in weights.items()} != present:
+            raise StoreError(
+                "the checkpoint is of a network with other trained weights",
+                where=str(path),
+                fix="delete it to start this stage anew",
+            )
+        self.set_weights(weights)
         self.optimiser.load_state({n: v for n, v in tensors.items() if n.startswith("optimiser.")})
         return Trained(about["step"], about["num_tokens"], about["flop"]), about["extra"]
 
@@ -167,7 +182,7 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 def fit(
     trainer: Trainer,
-    batches: Callable[[int], Iterator[Batch]],
+    batches: Callable[[int], Iterator[Batch | Sequence[Batch]]],
     num_steps: int,
     schedule: Callable[[int], float],
     *,
@@ -179,7 +194,8 @@ def fit(
     """Train for `num_steps`, resuming from `state` when it exists.
 
     Args:
-        batches: gives the batches from a step on; a pure function of the step, so that resuming sees the same.
+        batches: gives the batch of each update from a step on, or its micro-batches; a pure function of the step, so
+            that resuming sees the same.
         schedule: learning-rate factor by step.
         state: checkpoint file; written every 20 seconds and when asked to stop, removed by nobody.
         on_step: called after every update with totals, result and tokens per second since the last call.
@@ -198,7 +214,8 @@ def fit(
             if state is not None:
                 trainer.save(state, totals)
             raise Interrupted
-        result = trainer.step([batch], schedule(totals.step))
+        update = [batch] if isinstance(batch, Batch) else batch
+        result = trainer.step(update, schedule(totals.step))
         totals = Trained(totals.step + 1, totals.num_tokens + result.num_tokens, totals.flop + result.flop)
         now = time.monotonic()
         speed = result.num_tokens / max(now - last, 1e-9)

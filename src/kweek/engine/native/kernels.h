@@ -354,7 +354,6 @@ INLINE void quant_half(const int form, const uint8_t *codes, const size_t code_s
         if (form == NIBBLES) {
 #pragma GCC unroll 1
             for (int j = 0; j < 4; j++) { /* unrolled, gcc runs out of registers */
-                if (R == 1) _mm_prefetch((const char *)codes + j * 64 + AHEAD, _MM_HINT_T0);
                 __m256i both = _mm256_loadu_si256((const __m256i *)(codes + j * 64));
                 __m256i lo = _mm256_and_si256(both, low), hi = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
                 for (int r = 0; r < R; r++) {
@@ -390,13 +389,46 @@ INLINE void quant_half(const int form, const uint8_t *codes, const size_t code_s
     for (int r = 0; r < R; r++) _mm256_storeu_ps(out + (size_t)r * out_stride, sum[r]);
 }
 
+/* Both halves of a tile of nibbles for one row, which waits for memory: activations are spread once for both. The same
+   sums in the same order as in `quant_half`. */
+INLINE void quant_row(const uint8_t *codes, const uint8_t *weight_scales, int groups, const int8_t *a, const float *scales,
+                      const int32_t *sums, float *out) {
+    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (int g = 0; g < groups; g++, codes += Q4_BLOCK, weight_scales += SCALE_BLOCK) {
+        __m256i dot[2];
+        dot[0] = dot[1] = _mm256_set1_epi32(sums[g]);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            _mm_prefetch((const char *)codes + j * 64 + AHEAD, _MM_HINT_T0);
+            const __m256i first = four_bytes(a + (size_t)g * GROUP + 8 * j), second = four_bytes(a + (size_t)g * GROUP + 8 * j + 4);
+            for (int h = 0; h < 2; h++) {
+                __m256i both = _mm256_loadu_si256((const __m256i *)(codes + j * 64 + 32 * h));
+                __m256i lo = _mm256_and_si256(both, low), hi = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+                dot[h] = _mm256_add_epi16(dot[h], _mm256_maddubs_epi16(lo, first));
+                dot[h] = _mm256_add_epi16(dot[h], _mm256_maddubs_epi16(hi, second));
+            }
+        }
+        for (int h = 0; h < 2; h++) {
+            __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(weight_scales + 16 * h)));
+            sum[h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(dot[h], ones)), _mm256_mul_ps(scale, _mm256_set1_ps(scales[g])), sum[h]);
+        }
+    }
+    for (int h = 0; h < 2; h++) _mm256_storeu_ps(out + 8 * h, sum[h]);
+}
+
 INLINE void quant_block(const int bits, const uint8_t *data, int groups, const int8_t *a, const float *scales, const int32_t *sums,
                         float *out, int out_stride, const int R, const int T) {
     const size_t block = bits == 4 ? Q4_BLOCK : Q8_BLOCK, tile_bytes = groups * (block + SCALE_BLOCK);
-    for (int t = 0; t < T; t++, data += tile_bytes)
+    for (int t = 0; t < T; t++, data += tile_bytes) {
+        if (R == 1 && bits == 4) {
+            quant_row(data, data + groups * block, groups, a, scales, sums, out + t * TILE);
+            continue;
+        }
         for (int h = 0; h < 2; h++)
             quant_half(bits, data + 32 * h, block, data + groups * block + 16 * h, 0, groups, groups, a, scales, sums,
                        out + t * TILE + 8 * h, out_stride, R);
+    }
 }
 
 /* One tile of nibbles with many rows. The same sums in the same order as in `quant_block`. */

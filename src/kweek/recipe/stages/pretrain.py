@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from kweek.align.guards.probe import Probe, Probes, loss_probe, memory_probe, repetition_probe
 from kweek.engine.engine import Engine
 from kweek.model.network import Network
 from kweek.protocols import Request
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
-from kweek.recipe.materials import Mix, save, token_sources, validation_texts
+from kweek.recipe.derive import MAX_LENGTH
+from kweek.recipe.materials import Mix, first_bytes, save, token_sources, validation_texts
 from kweek.recipe.plans import read_plan
 from kweek.recipe.precision import fast_dtype, name_of
 from kweek.recipe.pretraining import build, documents_bits, evaluate_bits, pretrain
+from kweek.store.records import Records
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates
 from kweek.train.schedule import WarmupStableDecay
@@ -25,8 +30,25 @@ AGE_PROMPTS = (
     "12+7=",
     "Sam has 12 coins. He finds 5 more. How many coins does Sam have now?\n",
 )
+PROBED_BYTES = 16_000  # of held-out text: tells a tenth of a bit, within a second
+PROBED_SAMPLES = 32  # short samples: the share that repeats itself to some hundredths
 VALIDATION_BYTES = 120_000  # gives bits per byte to about 1% of its value
 RECORD_EVERY = 10  # steps between loss records: some 500 points on a curve
+
+
+class Limits(BaseModel):
+    """Values above which a probe halts the run; null leaves the probe out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    loss: float | None = Field(
+        default=0.3, gt=0, description="bits per byte by which held-out text may grow dearer than it was"
+    )
+    repetition: float | None = Field(
+        default=0.5, gt=0, description="share of four-token runs of a sample that it said before"
+    )
+    memory: float | None = Field(
+        default=5.0, gt=0, description="standard deviations by which a canary is likelier than texts like it"
+    )
 
 
 class Config(StageConfig):
@@ -44,6 +66,17 @@ class Config(StageConfig):
         reason="measured: reading a story is learnt within 2M tokens, documents stay legible",
         ge=0,
         le=1,
+    )
+    probes: Limits = setting(
+        Limits(),
+        doc="limits of the probes that watch the run: loss, repetition, memory",
+        reason="no healthy run came near them; a run that comes apart is seen at the next look",
+    )
+    canaries: tuple[str, ...] = setting(
+        (), doc="texts that must not be known by heart, for the probe of memory", reason="only you know them"
+    )
+    looks: int = setting(
+        10, doc="how often the probes look, evenly spaced; 0 is never", reason="a second each", ge=0
     )
 
 
@@ -72,6 +105,7 @@ def run(ctx: StageContext) -> None:
     ages = {max(1, round(age * plan.num_steps)): number for number, age in enumerate(AGES) if age > 0}
     resumed = _rewind(ctx, state)
     schedule = WarmupStableDecay(plan.num_steps)
+    probed = _Probed(ctx, tokenizer, texts, plan.num_steps)
 
     def show(network: Network, number: int, totals: Trained) -> None:
         bits = evaluate_bits(network, tokenizer, texts)
@@ -97,6 +131,7 @@ def run(ctx: StageContext) -> None:
             )
         if totals.step in ages:
             show(network, ages[totals.step], totals)
+        probed(network, totals.step)
 
     if not resumed:
         show(build(plan, ctx.seed), 0, Trained())
@@ -121,6 +156,57 @@ def run(ctx: StageContext) -> None:
         num_tokens=done.totals.num_tokens,
         compute_dtype=precision,
     )
+
+
+class _Probed:
+    """Lets the probes look now and then, and records what they see."""
+
+    def __init__(
+        self, ctx: StageContext, tokenizer: Tokenizer, texts: Mapping[str, list[str]], num_steps: int
+    ) -> None:
+        self._records, self._tokenizer = ctx.records, tokenizer
+        self._config: Config = ctx.config
+        self._few = {name: first_bytes(group, PROBED_BYTES / len(texts)) for name, group in texts.items()}
+        self._every = -(-num_steps // self._config.looks) if self._config.looks else 0
+        self._lowest: dict[str, float] = {}
+        for record in Records.read(ctx.records.path):  # those of before a kill
+            if record["kind"] == "probe":
+                name, value = record["name"], record["value"]
+                self._lowest[name] = min(value, self._lowest.get(name, value))
+
+    def __call__(self, network: Network, step: int) -> None:
+        """Raises GuardError where a probe is beyond its limit."""
+        if not self._every or step % self._every:
+            return
+
+        def tell(probe: Probe, value: float) -> None:
+            self._records.append("probe", step=step, name=probe.name, value=value, limit=probe.limit)
+
+        watch = Probes(self._probes(network), self._lowest)
+        watch.look(step, tell)
+        self._lowest = watch.lowest
+
+    def _probes(self, network: Network) -> list[Probe]:
+        limits, made = self._config.probes, []
+        if limits.loss is not None:
+            made.append(
+                loss_probe(network, self._tokenizer, self._few, context_length=MAX_LENGTH, limit=limits.loss)
+            )
+        if limits.repetition is not None:
+            starts = [[self._tokenizer.eos_id]] * PROBED_SAMPLES
+            made.append(repetition_probe(lambda: Engine(network), starts, limit=limits.repetition))
+        if limits.memory is not None:
+            made += [
+                memory_probe(
+                    lambda: Engine(network),
+                    self._tokenizer,
+                    text,
+                    limit=limits.memory,
+                    name=f"memory {number}",
+                )
+                for number, text in enumerate(self._config.canaries, start=1)
+            ]
+        return made
 
 
 def answers(network: Network, tokenizer: Tokenizer) -> list[dict[str, str]]:

@@ -1,32 +1,55 @@
-"""Stage `reinforce`: group-relative policy gradient on problems with verifiable answers."""
+"""Stage `reinforce`: policy gradients on problems with verifiable answers."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from kweek.align.reinforce import check_sign, update
+from pydantic import model_validator
+
+from kweek.align.algorithms import AlgorithmName, named
+from kweek.align.asynchronous import Asynchronous
+from kweek.align.collecting import Collected, Collector, Course
+from kweek.align.control import DivergenceControl
+from kweek.align.critic import Critic
+from kweek.align.guards.collapse import CollapseGuard
+from kweek.align.guards.guard import Guard, Verdict
+from kweek.align.guards.known import known_pairs
+from kweek.align.guards.policy_path import policy_sign
+from kweek.align.keeping import MAIN
+from kweek.align.learner import Learner
+from kweek.align.loop import Loop, Replay, nothing
+from kweek.align.metrics import Metrics
+from kweek.align.policy import Policy
+from kweek.align.reference import Reference
+from kweek.align.sampling import sample
 from kweek.align.sft import chat_segments
+from kweek.align.sources import Source as Rollouts
+from kweek.align.sources import Synchronous
 from kweek.align.verifier import audit, require_sound, whole_number
+from kweek.align.word_problems import WordProblems
 from kweek.data import stories
 from kweek.data.batches import Segment
 from kweek.data.packing import PackedMix, Source, keyed_generator
 from kweek.engine.engine import Engine
 from kweek.engine.native import library as native
-from kweek.errors import Interrupted
-from kweek.evaluate.problems import Asker, attempt
+from kweek.errors import ConfigError
+from kweek.model.network import Network
+from kweek.model.scorer import scorer_from
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.materials import Mix, load, save, token_sources, validation_texts
 from kweek.recipe.pretraining import documents_bits, evaluate_bits
-from kweek.system.calculator import Calculator
+from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates, SplitOptimiser
-from kweek.train.trainer import CHECKPOINT_SECONDS, Trained, Trainer, checkpoint_step
+from kweek.train.trainer import Trained, Trainer, checkpoint_step
 
 TOKENS_PER_SAMPLE = 75  # prompt and answer; for estimates only
 SIGN_PAIRS = 24  # pairs of a right and a wrong answer; at least twenty
 AUDIT_ITEMS = 200
+HELD_OUT = 64  # problems for the curve of greedy accuracy: within 12 points
 LENGTH = 256  # of the replayed rows, as pretraining ended
 REPLAY_TOKENS = (
     1024  # of text per update: a small weight on many tokens holds what was learnt with little noise
@@ -46,9 +69,56 @@ class Config(StageConfig):
         doc="CPU threads: 1 or all",
         reason="two lines of alignment side by side use two cores better than one on both",
     )
+    algorithm: AlgorithmName = setting(
+        "reinforce",
+        doc="reinforce, grpo, dr_grpo, dapo, gspo, rloo, reinforce_plus_plus or ppo, see docs/reinforcement.md",
+        reason="one update on fresh samples needs no ratio, no critic and no reference, and learns as fast",
+    )
+    policy: dict[str, Any] = setting(
+        {},
+        doc="switches of the algorithm to change, by name: {kl: reward, kl_weight: 0.01}",
+        reason="each algorithm as published",
+    )
     steps: int = setting(60, doc="policy updates", reason="gains are large up to 50 and small after", ge=1)
     prompts: int = setting(24, doc="problems per update", reason="as in the measured trial", ge=1)
     samples: int = setting(8, doc="answers sampled per problem", reason="as in the measured trial", ge=2)
+    epochs: int = setting(
+        1, doc="passes over the answers of one batch", reason="the default algorithm is on policy", ge=1
+    )
+    minibatches: int = setting(1, doc="updates per pass", reason="the default algorithm is on policy", ge=1)
+    rounds: int = setting(
+        0,
+        doc="how often groups of equal reward may be replaced by attempts at other problems",
+        reason="skipping them costs less time than sampling more",
+        ge=0,
+    )
+    pool: int = setting(
+        1,
+        doc="problems looked at for each one attempted; above 1 the success of each level so far decides",
+        reason="the levels are few and all within reach",
+        ge=1,
+    )
+    staleness: int = setting(
+        0,
+        doc="batches by which the weights that sample are behind those that learn; above 0 both run side by side",
+        reason="the other core works on the other line of alignment",
+        ge=0,
+    )
+    kl_target: float | None = setting(
+        None,
+        doc="nats per answer that the weight of the divergence is steered to",
+        reason="exact rewards are not hacked, so the model may go as far as they lead",
+        gt=0,
+    )
+    kl_budget: float | None = setting(
+        None, doc="nats per answer from the start at which training ends", reason="as kl_target", gt=0
+    )
+    critic_learning_rate: float = setting(
+        1e-3,
+        doc="of all parameters of the critic, for ppo",
+        reason="it starts from nothing and must run ahead",
+        gt=0,
+    )
     learning_rate: float = setting(
         2.5e-4, doc="of all parameters", reason="measured: 5e-4 and above unlearn the hardest stories", gt=0
     )
@@ -72,6 +142,27 @@ class Config(StageConfig):
         10, doc="updates between measurements on held-out problems", reason="a second of every twenty", ge=1
     )
 
+    @model_validator(mode="after")
+    def _can_be_meant(self) -> Config:
+        try:
+            policy = self.algorithm_policy()
+            self.course().require_sense(policy)
+            policy.require_updates(self.epochs * self.minibatches)
+            DivergenceControl(policy.kl_weight, self.kl_target, self.kl_budget)
+        except ConfigError as error:
+            raise ValueError(f"{error.where}: {error.what}") from error
+        return self
+
+    def algorithm_policy(self) -> Policy:
+        """The algorithm with its switches."""
+        return named(self.algorithm, self.policy)
+
+    def course(self) -> Course:
+        """How many attempts at what."""
+        return Course(
+            self.steps, self.prompts, self.samples, self.warmup, self.rounds, self.pool, self.staleness
+        )
+
 
 def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Estimate:
     """Half the groups carry a signal and are trained on; without the native library generating takes the most time."""
@@ -86,88 +177,117 @@ def run(ctx: StageContext) -> None:
     """Audit the verifier, check the sign, then sample and update."""
     config: Config = ctx.config
     network, tokenizer = load(ctx.inputs["model"])
-    asker = Asker(tokenizer, whole_number, Calculator(tokenizer))
-    rate = config.learning_rate
-    trainer = Trainer(
-        network, SplitOptimiser(network, LearningRates(rate, rate, rate, rate), weight_decay=0.0)
+    environment = WordProblems(share_sums=config.share_sums)
+    learner = _learner(config, network, environment, ctx.seed)
+    course = config.course()
+    collector = Collector(
+        environment, tokenizer, course, f"rl/{ctx.seed}", learner.drawing,
+        max_positions=network.config.max_positions,
+    )  # fmt: skip
+    engine = Engine(network)
+    source: Rollouts = (
+        Asynchronous(collector, network) if config.staleness else Synchronous(collector, engine)
     )
-    state = ctx.state / "train.safetensors"
-    step = checkpoint_step(state)
+    step = checkpoint_step(ctx.state / MAIN)
     ctx.records.rewind(lambda record: record.get("step", 0) <= step and step > 0)
     if step == 0:
-        _guard(ctx, trainer, asker)
-    totals = trainer.load(state)[0] if step else Trained()
-    replay = _replay(ctx, tokenizer, config)
-    held_out = stories.problems("rl/validation", 64, "validation")
-    saved = time.monotonic()
-    while totals.step < config.steps:
-        if ctx.should_stop():
-            trainer.save(state, totals)
-            raise Interrupted
-        started = time.monotonic()
-        step = totals.step
-        items = stories.problems(
-            f"rl/{ctx.seed}/{step}", config.prompts, "train", share_sums=config.share_sums
-        )
-        groups = attempt(
-            Engine(network),
-            asker,
-            items,
-            samples=config.samples,
-            temperature=1.0,
-            key=f"rl/{ctx.seed}/{step}",
-        )
-        factor = min(1.0, (step + 1) / max(1, config.warmup))
-        done = update(trainer, groups, factor, replay(step))
-        sampling = sum(outcome.flop for group in groups for outcome in group)
-        learning = done.step.flop if done.step else 0.0
-        totals = Trained(
-            step + 1,
-            totals.num_tokens + sum(o.num_new_tokens for g in groups for o in g),
-            totals.flop + sampling + learning,
-        )
-        gold = None
-        if totals.step % config.gold_every == 0 or totals.step == config.steps:
-            greedy = attempt(Engine(network), asker, held_out)
-            gold = sum(o[0].correct for o in greedy) / len(greedy)
-        seconds = time.monotonic() - started
-        ctx.records.append(
-            "update", step=totals.step, reward=done.reward, gold=gold, length=done.length, entropy=done.entropy,
-            tool_share=done.tool_share, groups_skipped=done.groups_skipped, logprob_gap=done.logprob_gap,
-            gradient_norm=done.step.gradient_norm if done.step else 0.0, seconds=seconds, flop=totals.flop,
-        )  # fmt: skip
-        rate_now = (sampling + learning) / seconds
-        ctx.progress(totals.step, config.steps, reward=done.reward, flop_per_second=rate_now)
-        if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            trainer.save(state, totals)
-            saved = time.monotonic()
-    ctx.ledger.add("reinforce", totals.flop, "fp32", tokens=totals.num_tokens)
+        _audit(ctx)
+    progress = _Progress(ctx, engine, tokenizer)
+    loop = Loop(
+        learner, source, course, ctx.state, _guards(learner, engine, tokenizer), _replay(ctx, tokenizer, config),
+        progress.on_step, progress.on_verdict, ctx.should_stop,
+    )  # fmt: skip
+    finished = loop.run()
+    if finished.stopped:
+        ctx.records.append("stopped", text=finished.stopped, step=finished.totals.step, kept=finished.kept)
+    ctx.ledger.add("reinforce", finished.totals.flop, "fp32", tokens=finished.totals.num_tokens)
     bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
     save(ctx.out, network, tokenizer)
     ctx.out.metrics.update(bits_per_byte=documents_bits(bits))
 
 
-def _guard(ctx: StageContext, trainer: Trainer, asker: Asker) -> None:
-    """Refuse to start with a verifier that can be fooled or a reward that points the wrong way."""
+def _learner(config: Config, network: Network, environment: WordProblems, seed: int) -> Learner:
+    """The algorithm with its optimiser, and with reference and critic where it has them."""
+    policy = config.algorithm_policy()
+    rate, wanted = config.learning_rate, config.kl_target or config.kl_budget
+    reference = Reference(copy.deepcopy(network)) if policy.needs_reference or wanted else None
+    critic = None
+    if policy.advantage == "generalised":
+        scorer, own = scorer_from(network, per_token=True), config.critic_learning_rate
+        critic = Critic(
+            Trainer(scorer, SplitOptimiser(scorer, LearningRates(own, own, own, own), weight_decay=0.0))
+        )
+    return Learner(
+        Trainer(network, SplitOptimiser(network, LearningRates(rate, rate, rate, rate), weight_decay=0.0)),
+        policy,
+        limit=environment.max_new_tokens * environment.max_turns,
+        critic=critic,
+        reference=reference,
+        control=DivergenceControl(policy.kl_weight, config.kl_target, config.kl_budget),
+        epochs=config.epochs,
+        minibatches=config.minibatches,
+        seed=seed,
+    )
+
+
+class _Progress:
+    """Records every update, and greedy accuracy on held-out problems now and then."""
+
+    def __init__(self, ctx: StageContext, engine: Engine, tokenizer: Tokenizer) -> None:
+        self._ctx, self._engine, self._tokenizer = ctx, engine, tokenizer
+        self._environment = WordProblems()
+        self._held_out = self._environment.items("rl/validation", HELD_OUT, "validation")
+        self._last = time.monotonic()
+
+    def on_step(self, totals: Trained, metrics: Metrics, batch: Collected) -> None:
+        """See `Loop.on_step`."""
+        ctx, config = self._ctx, self._ctx.config
+        gold = None
+        if metrics.step % config.gold_every == 0 or metrics.step == config.steps:
+            greedy = sample(
+                self._engine, self._tokenizer, self._environment, self._held_out, samples=1, key="greedy"
+            )
+            gold = sum(group[0].score.value for group in greedy) / len(greedy)
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        ctx.records.append(
+            "update", **dataclasses.asdict(metrics), gold=gold, seconds=seconds, flop=totals.flop
+        )
+        ctx.progress(
+            metrics.step, config.steps, reward=metrics.reward, flop_per_second=metrics.flop / seconds
+        )
+
+    def on_verdict(self, guard: str, step: int, verdict: Verdict) -> None:
+        """See `Loop.on_verdict`; what the guard of the sign sees at first has a record of its own."""
+        figures, records = dict(verdict.figures), self._ctx.records
+        if guard == "sign" and step == 0:
+            records.append("sign", **figures, passed=True)
+        else:
+            text = verdict.text
+            records.append("guard", name=guard, step=step, verdict=verdict.kind, text=text, figures=figures)
+
+
+def _audit(ctx: StageContext) -> None:
+    """Refuse to start with a verifier that can be fooled."""
     items = stories.problems("audit", AUDIT_ITEMS, "train", share_sums=0.1)
     findings = audit(whole_number, [item.question for item in items], [item.answer for item in items])
     for finding in findings:
         ctx.records.append("audit", **dataclasses.asdict(finding), passed=finding.passed)
     require_sound(findings)
-    sign = check_sign(trainer, asker, items[:SIGN_PAIRS])
-    ctx.records.append(
-        "sign",
-        pairs=sign.num_pairs,
-        margin_before=sign.margin_before,
-        margin_after=sign.margin_after,
-        passed=True,
-    )
 
 
-def _replay(ctx: StageContext, tokenizer: Any, config: Config) -> Any:
+def _guards(learner: Learner, engine: Engine, tokenizer: Tokenizer) -> list[Guard]:
+    """Against a reward that points the wrong way, and against collapse."""
+    environment = WordProblems(share_sums=0.1)
+    items = environment.items("audit", SIGN_PAIRS, "train")
+    sign = policy_sign(learner, engine, lambda: known_pairs(engine, tokenizer, environment, items))
+    return [sign, CollapseGuard()]
+
+
+def _replay(ctx: StageContext, tokenizer: Tokenizer, config: Config) -> Replay:
     """A function of the step: small talk and a row of text, weighing `replay_weight` each in sum."""
     if config.replay_weight == 0:
-        return lambda step: []
+        return nothing
     talk = chat_segments(tokenizer, stories.small_talk())
     sources: list[Source] = token_sources(
         ctx.inputs["corpus"], tokenizer, Mix(0.3, 200_000, f"replay/{ctx.seed}")

@@ -1,0 +1,1 @@
+"""Guards: what watches a run of training, warns, and ends it before more is lost."""

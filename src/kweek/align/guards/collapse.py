@@ -1,0 +1,207 @@
+"""The guard against collapse: a policy that says one thing, or nothing in particular, or numbers that are none.
+
+Low entropy, equal answers and groups of equal reward are also what success looks like. What tells the two apart is
+the reward: a policy that has become sure without having become better has collapsed, one that is sure and right is
+done. So every symptom is measured against the run's own first updates, and counts only while the reward is no better
+than it was then and not at the top of what it can be. A reward that falls far below what the run has already reached
+needs no further symptom.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from kweek.align.guards.guard import Step, Verdict
+from kweek.align.rollout import Group
+from kweek.stats.robust import Usual, usual
+
+START = 8  # updates that say what is usual for this run
+LATELY = 4  # updates whose median is held against that: single strange batches are common
+SPREADS = 5.0  # of the start's own noise, below which nothing has moved
+SURE = 0.2  # of the start's entropy: less is no exploration
+WILD = 3.0  # times the start's entropy: the policy has forgotten how to speak
+EQUAL = 0.9  # share of groups of equal reward, or of attempts with a twin: no signal is left
+COMMON = 0.5  # share of items that get the very same answer, above the start's
+STEEP = 20.0  # times the start's gradient
+APART = 3.0  # nats by which a token's probability may differ from when it was sampled: a factor of twenty
+FALL = 0.5  # standard deviations of a single answer's reward at the start: from 0.5 right to 0.25, say
+TOP = 0.1  # of the range of rewards seen: nearer to the highest, a policy is done
+KEEP = 5  # updates between weights that are kept
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One update.
+
+    Attributes:
+        step: its number.
+        reward: mean over attempts, after shaping.
+        spread: standard deviation over attempts.
+        equal: share of groups of equal reward.
+        twins: share of attempts equal to another at the same item.
+        common: share of items that got the most widespread answer.
+        entropy, gradient, ratio: see `Step.metrics`; nan where not measured.
+    """
+
+    step: int
+    reward: float
+    spread: float
+    equal: float
+    twins: float
+    common: float
+    entropy: float
+    gradient: float
+    ratio: float
+
+
+class CollapseGuard:
+    """See the module. Watches runs with rollouts; of others only whether loss and gradient are numbers."""
+
+    name = "collapse"
+
+    def __init__(self) -> None:
+        self._seen: list[Figures] = []
+        self._range: tuple[float, float] = (math.inf, -math.inf)
+        self._kept = 0
+
+    def before(self) -> Verdict:
+        """See `Guard`."""
+        return Verdict(keep=self._kept)
+
+    def after(self, step: Step) -> Verdict:
+        """See `Guard`."""
+        broken = [
+            name for name, value in step.metrics.items() if name in NUMBERS and not math.isfinite(value)
+        ]
+        if broken:
+            return Verdict("stop", f"{' and '.join(broken)} no longer finite", self._kept)
+        rewards = list(step.rewards) or [[r.score.value for r in group] for group in step.groups]
+        if not any(rewards):
+            return Verdict(keep=self._kept)
+        self._seen.append(figures_of(step, rewards))
+        flat = [reward for group in rewards for reward in group]
+        self._range = (min(self._range[0], *flat), max(self._range[1], *flat))
+        if len(self._seen) < START + LATELY:
+            return Verdict(keep=self._kept)
+        start, lately = self._seen[:START], self._seen[-LATELY:]
+        if fallen := self._fallen(start, lately):
+            return Verdict("stop", fallen, self._kept)
+        found = symptoms(start, lately)
+        if found and not self._well(start, lately):
+            reward = f"the reward went from {_mean(start):.3g} to {_mean(lately):.3g}"
+            return Verdict("stop", f"{'; '.join(found)}; {reward}", self._kept)
+        if step.number % KEEP == 0 and _mean(lately) >= self._best():
+            self._kept = step.number
+        return Verdict(keep=self._kept)
+
+    def state(self) -> dict[str, Any]:
+        """See `Guard`."""
+        return {
+            "seen": [asdict(figures) for figures in self._seen],
+            "range": list(self._range),
+            "kept": self._kept,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `Guard`."""
+        self._seen = [Figures(**figures) for figures in state["seen"]]
+        self._range = (state["range"][0], state["range"][1])
+        self._kept = state["kept"]
+
+    def _best(self) -> float:
+        """The highest mean reward of neighbouring updates so far."""
+        ends = range(LATELY, len(self._seen) + 1)
+        return max(_mean(self._seen[end - LATELY : end]) for end in ends)
+
+    def _fallen(self, start: Sequence[Figures], lately: Sequence[Figures]) -> str:
+        """Whether the reward has lost what the run had reached."""
+        noise = usual([f.reward for f in start]).spread / math.sqrt(LATELY)
+        single = usual([f.spread for f in start]).middle
+        best, now = self._best(), _mean(lately)
+        if best - now > max(FALL * single, SPREADS * noise):
+            return f"the reward fell from {best:.3g} to {now:.3g}"
+        return ""
+
+    def _well(self, start: Sequence[Figures], lately: Sequence[Figures]) -> bool:
+        """Whether the reward is better than at the start, or as good as it can be."""
+        low, high = self._range
+        single = usual([f.spread for f in start]).middle
+        now = _mean(lately)
+        return now > _mean(start) + FALL * single / 2 or now > high - TOP * (high - low)
+
+
+#: Metrics that must be numbers.
+NUMBERS = ("loss", "gradient_norm", "ratio", "reward", "entropy", "kl")
+
+
+def symptoms(start: Sequence[Figures], lately: Sequence[Figures]) -> list[str]:
+    """What has moved beyond what is usual, in words."""
+    found = []
+
+    def both(name: str) -> tuple[Usual, float]:
+        now = [getattr(figures, name) for figures in lately]
+        return usual([getattr(figures, name) for figures in start]), usual(now).middle
+
+    entropy, now = both("entropy")
+    if now < SURE * entropy.middle:
+        found.append(f"entropy fell from {entropy.middle:.3g} to {now:.3g} nats")
+    if now > WILD * entropy.middle + SPREADS * entropy.spread:
+        found.append(f"entropy rose from {entropy.middle:.3g} to {now:.3g} nats")
+    for name, told in (("equal", "groups are of equal reward"), ("twins", "attempts have a twin")):
+        before, now = both(name)
+        if now > EQUAL and now > before.middle + SPREADS * before.spread:
+            found.append(f"{now:.0%} of {told}, {before.middle:.0%} at the start")
+    common, now = both("common")
+    if now > common.middle + max(COMMON, SPREADS * common.spread):
+        found.append(f"{now:.0%} of items get the very same answer, {common.middle:.0%} at the start")
+    gradient, now = both("gradient")
+    if now > STEEP * gradient.middle:
+        found.append(f"gradients grew from {gradient.middle:.3g} to {now:.3g}")
+    ratio, now = both("ratio")
+    if now > ratio.middle + APART:
+        found.append(f"probabilities differ by {now:.3g} nats from when they were sampled")
+    return found
+
+
+def figures_of(step: Step, rewards: Sequence[Sequence[float]]) -> Figures:
+    """The figures of an update with rollouts."""
+    flat = np.array([reward for group in rewards for reward in group])
+    metrics = step.metrics
+    return Figures(
+        step.number,
+        float(flat.mean()),
+        float(flat.std()),
+        sum(len(set(group)) < 2 for group in rewards) / len(rewards),
+        twins(step.groups),
+        common(step.groups),
+        metrics.get("entropy", math.nan),
+        metrics.get("gradient_norm", math.nan),
+        metrics.get("ratio", math.nan),
+    )
+
+
+def twins(groups: Sequence[Group]) -> float:
+    """Share of attempts that are equal, token by token, to another one at the same item."""
+    counts = [Counter(_answer(rollout) for rollout in group) for group in groups]
+    total = sum(sum(count.values()) for count in counts)
+    return sum(n for count in counts for n in count.values() if n > 1) / total
+
+
+def common(groups: Sequence[Group]) -> float:
+    """Share of items at which the most widespread answer was given at least once."""
+    spread = Counter(answer for group in groups for answer in {_answer(rollout) for rollout in group})
+    return max(spread.values()) / len(groups)
+
+
+def _answer(rollout: Any) -> tuple[int, ...]:
+    return tuple(rollout.token_ids[rollout.num_prompt_tokens :])
+
+
+def _mean(figures: Sequence[Figures]) -> float:
+    return sum(f.reward for f in figures) / len(figures)

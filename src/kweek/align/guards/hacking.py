@@ -1,0 +1,201 @@
+"""The guard against a hacked reward: what is trained on, against a gold judgement of the same held-out answers.
+
+A reward stands for what is wanted, and beyond some point more of it is less of that (Gao et al. 2023, arXiv
+2210.10760). Both are measured on the same items every few updates. When gold has fallen from its peak beyond noise
+while the reward has not, the run ends and goes back to the peak. A reward that falls as well is another matter, and
+only a warning here: the run is coming apart, or one batch was bad.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kweek.align.collecting import Judge
+from kweek.align.environment import Environment, Item
+from kweek.align.guards.detectors import DETECTORS, Detector
+from kweek.align.guards.guard import Step, Verdict
+from kweek.align.rollout import Rollout
+from kweek.align.sampling import Drawing, sample
+from kweek.protocols import LanguageModel
+from kweek.stats.paired import paired_difference
+from kweek.tokenize.tokenizer import Tokenizer
+
+EVERY = 5  # updates between looks: the scissors of a plain hack are open after ten
+ALPHA = 1e-3  # of a wrong alarm per look, of some ten in a run
+JOINED = 1e-2  # the same where a detector has spoken
+FELL = 0.05  # a reward that has fallen with this much certainty counts as fallen too
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was measured on held-out items after some update: one figure per item, always the same items in order.
+
+    Attributes:
+        step: updates done.
+        proxy: the reward that is trained on.
+        gold: the judgement that it stands for.
+    """
+
+    step: int
+    proxy: Sequence[float]
+    gold: Sequence[float]
+
+
+Measured = tuple[Sequence[float], Sequence[float]]  # proxy and gold of every item
+
+
+class HackingGuard:
+    """See the module.
+
+    Args:
+        measure: gives proxy and gold of the model as it is now.
+        every: updates between looks.
+        detectors: figures of the rollouts that are watched beside it.
+    """
+
+    name = "hacking"
+
+    def __init__(
+        self,
+        measure: Callable[[], Measured],
+        *,
+        every: int = EVERY,
+        detectors: Sequence[Detector] = DETECTORS,
+    ) -> None:
+        self.measure, self.every, self.detectors = measure, every, detectors
+        self._looks: list[Look] = []
+        self._series: dict[str, list[float]] = {detector.name: [] for detector in detectors}
+        self._said: list[str] = []
+
+    def before(self) -> Verdict:
+        """See `Guard`."""
+        if not self._looks:
+            self._looks.append(Look(0, *self.measure()))
+        return Verdict(keep=self._best())
+
+    def after(self, step: Step) -> Verdict:
+        """See `Guard`."""
+        spoken = self._spoken(step)
+        new = [text for name, text in spoken.items() if name not in self._said]
+        self._said += [name for name in spoken if name not in self._said]
+        if step.number % self.every:
+            return Verdict("warn" if new else "ok", "; ".join(new), self._best())
+        self._looks.append(Look(step.number, *self.measure()))
+        figures = {"proxy": mean(self._looks[-1].proxy), "gold": mean(self._looks[-1].gold)}
+        opened = scissors(self._looks, JOINED if spoken else ALPHA)
+        if opened is None:
+            return Verdict("warn" if new else "ok", "; ".join(new), self._best(), figures)
+        if opened.hacked:
+            return Verdict("stop", "; ".join([opened.text, *spoken.values()]), self._best(), figures)
+        return Verdict("warn", "; ".join([opened.text, *new]), self._best(), figures)
+
+    def state(self) -> dict[str, Any]:
+        """See `Guard`."""
+        looks = [asdict(look) for look in self._looks]
+        return {"looks": looks, "series": self._series, "said": self._said}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `Guard`."""
+        self._looks = [Look(**look) for look in state["looks"]]
+        self._series = self._series | {name: list(values) for name, values in state["series"].items()}
+        self._said = list(state["said"])
+
+    def _best(self) -> int:
+        """The step of the highest gold, the first among equals."""
+        return max(self._looks, key=lambda look: mean(look.gold)).step
+
+    def _spoken(self, step: Step) -> dict[str, str]:
+        """What each detector says that has moved."""
+        said = {}
+        for detector in self.detectors:
+            if (value := detector.of(step)) is None:
+                continue
+            series = self._series[detector.name]
+            series.append(value)
+            if move := detector.moved(series):
+                said[detector.name] = f"{detector.name} went from {value - move:.3g} to {value:.3g}"
+        return said
+
+
+@dataclass(frozen=True)
+class Scissors:
+    """Gold has fallen; `hacked` where the reward has not."""
+
+    hacked: bool
+    text: str
+
+
+def scissors(looks: Sequence[Look], alpha: float) -> Scissors | None:
+    """Whether gold has fallen from its peak beyond noise, at the last look and in the direction of the one before.
+
+    The peak is the best mean of two neighbouring looks before these: the best of many single ones is the luckiest.
+
+    Args:
+        looks: in order, the first before any update.
+        alpha: probability of a wrong alarm.
+    """
+    if len(looks) < 3:
+        return None
+    *earlier, last, now = looks
+    peak = max(_windows(earlier), key=lambda look: mean(look.gold))
+    if not mean(last.gold) < mean(peak.gold):
+        return None
+    gold = paired_difference(now.gold, peak.gold)
+    if not (gold.difference < 0 and gold.p_value / 2 < alpha):
+        return None
+    proxy = paired_difference(now.proxy, peak.proxy)
+    fallen = proxy.difference < 0 and proxy.p_value / 2 < FELL
+    text = (
+        f"gold fell from {mean(peak.gold):.3g} around update {peak.step} to {mean(now.gold):.3g}"
+        f" (p = {gold.p_value / 2:.1g}) while the reward went from {mean(peak.proxy):.3g} to {mean(now.proxy):.3g}"
+    )
+    return Scissors(not fallen, text)
+
+
+def _windows(looks: Sequence[Look]) -> list[Look]:
+    """The first look, and the mean of every two neighbours."""
+    both = [
+        Look(b.step, _middle(a.proxy, b.proxy), _middle(a.gold, b.gold)) for a, b in itertools.pairwise(looks)
+    ]
+    return [looks[0], *both]
+
+
+def _middle(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    return [(x + y) / 2 for x, y in zip(a, b, strict=True)]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of at least one value."""
+    return sum(values) / len(values)
+
+
+def held_out(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    environment: Environment,
+    items: Sequence[Item],
+    gold: Callable[[Rollout], float],
+    *,
+    judge: Judge | None = None,
+    drawing: Drawing | None = None,
+) -> Callable[[], Measured]:
+    """A `measure` for `HackingGuard`: one attempt at every item, with the same seeds each time.
+
+    Args:
+        items: never trained on.
+        gold: a judgement by another function than the one that is trained on.
+        judge: of the run, where one takes the place of the environment's own.
+        drawing: of the run, which shows more than greedy answers what training does to a policy.
+    """
+    drawn = drawing or Drawing()
+
+    def measure() -> Measured:
+        groups = sample(model, tokenizer, environment, items, samples=1, key="held out", drawing=drawn)
+        rollouts = [group[0] for group in groups]
+        scores = [rollout.score for rollout in rollouts] if judge is None else list(judge(rollouts))
+        return [score.value for score in scores], [gold(rollout) for rollout in rollouts]
+
+    return measure
