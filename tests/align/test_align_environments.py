@@ -14,17 +14,18 @@ from kweek.align.environments.guessing import Guessing, game, num_guesses
 from kweek.align.environments.named import environment
 from kweek.align.environments.pool import Pool, split_of
 from kweek.align.environments.single_turn import SingleTurn, answer_of
-from kweek.align.environments.stories import Stories
 from kweek.align.environments.tool_using import ToolUsing
 from kweek.align.environments.tools import CALCULATOR
+from kweek.align.turns import answer_of as message_of
 from kweek.align.verifier import whole_number
+from kweek.align.word_problems import WordProblems
 from kweek.data import stories
 from kweek.errors import ConfigError, DataError
 from kweek.evaluate.problems import Asker
 from kweek.protocols import Completion
 from kweek.system.calculator import Calculator
 from kweek.tokenize import bpe
-from kweek.tokenize.chat import encode_prompt, encode_trusted, parse_completion
+from kweek.tokenize.chat import encode_prompt, encode_trusted
 
 SPLITS = ("train", "validation", "test")
 
@@ -39,10 +40,10 @@ def said(text):
 
 ENVIRONMENTS = {
     "single": SingleTurn("sums", sums(400), whole_number),
-    "stories": Stories(share_sums=0.2),
+    "stories": WordProblems(share_sums=0.2),
     "guessing": Guessing(),
-    "corrected": Corrected(Stories()),
-    "tools": ToolUsing(Stories(), [CALCULATOR]),
+    "corrected": Corrected(WordProblems()),
+    "tools": ToolUsing(WordProblems(), [CALCULATOR]),
 }
 
 
@@ -127,7 +128,7 @@ ANSWERS = (
 
 
 def test_stories_are_those_of_the_recipe(tokenizer):
-    made = Stories(share_sums=0.1)
+    made = WordProblems(share_sums=0.1)
     asker = Asker(tokenizer, whole_number, Calculator(tokenizer))
     problems = stories.problems("rl/0/3", 12, "train", share_sums=0.1)
     items = made.items("rl/0/3", 12, "train")
@@ -145,7 +146,7 @@ def test_stories_are_those_of_the_recipe(tokenizer):
                 problem, request, Completion(ids, [True] * len(ids), [0.0] * len(ids), "stop", 1, 1.0)
             )
             episode = made.begin(item)
-            episode.step({"role": "assistant", **parse_completion(tokenizer, ids)})
+            episode.step(message_of(tokenizer, ids, []))
             score = episode.score()
             assert (score.value == 1.0, score.parsed) == (outcome.correct, outcome.parsed), form
 
@@ -187,7 +188,7 @@ def test_second_thoughts_are_worth_less():
     with pytest.raises(ConfigError, match="several turns already"):
         Corrected(Guessing())
     with pytest.raises(ConfigError, match="at least two turns"):
-        Corrected(Stories(), max_turns=1)
+        Corrected(WordProblems(), max_turns=1)
 
 
 def test_a_verifier_that_fails_ends_the_attempt_with_its_error():

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kweek.cli import data_audit
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -21,6 +23,7 @@ commands = typer.Typer(help="Look at data before anything is learnt from it.", n
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
+    data_audit.register(commands)
     app.add_typer(commands, name="data")
 
 

@@ -12,15 +12,14 @@ from typing import Any
 from kweek.align.environment import Environment
 from kweek.align.environments.guessing import Guessing
 from kweek.align.environments.prompts import read_prompts
-from kweek.align.environments.stories import Stories
-from kweek.align.verifiers.program import Run
+from kweek.align.word_problems import WordProblems
 from kweek.errors import ConfigError
 
-_BUILT_IN: dict[str, Callable[[], Environment]] = {"stories": Stories, "guessing": Guessing}
+_BUILT_IN: dict[str, Callable[[], Environment]] = {"stories": WordProblems, "guessing": Guessing}
 _SUFFIX = ".jsonl"
 
 
-def environment(name: str, *, verifier: str | None = None, run: Run | None = None) -> Environment:
+def environment(name: str, *, verifier: str | None = None) -> Environment:
     """The environment of a name.
 
     Args:
@@ -28,7 +27,6 @@ def environment(name: str, *, verifier: str | None = None, run: Run | None = Non
             object that is an environment or makes one without arguments. The last runs that module: it is for what a
             person writes, never for what a data file says.
         verifier: for lines of a file that name none.
-        run: the sandbox, for verifiers that run programs.
 
     Raises:
         ConfigError: nothing of that name, or what is there is no environment.
@@ -42,7 +40,7 @@ def environment(name: str, *, verifier: str | None = None, run: Run | None = Non
 
         return Gym(rest)
     if name.endswith(_SUFFIX) or Path(name).exists():
-        return read_prompts(Path(name), verifier=verifier, run=run)
+        return read_prompts(Path(name), verifier=verifier)
     if rest and kind.replace(".", "").isidentifier():
         return _imported(kind, rest)
     known = [*_BUILT_IN, "gym:chain_sum"]

@@ -18,8 +18,7 @@ from kweek.align.environment import Episode, Item
 from kweek.align.environments.single_turn import MAX_NEW_TOKENS, OneAnswer, SingleTurn
 from kweek.align.verifier import whole_number
 from kweek.align.verifiers.named import named
-from kweek.align.verifiers.program import Run
-from kweek.errors import ConfigError, DataError
+from kweek.errors import DataError, KweekError
 from kweek.protocols import Verifier
 
 MAX_LINE_BYTES = 8 << 20  # of one prompt; a longer line is no prompt
@@ -36,21 +35,18 @@ class Prompts(SingleTurn):
         name: for records.
         items: with `data["verifier"]`, as `read_items` makes them.
         max_new_tokens: of an answer.
-        run: the sandbox, for verifiers that run programs.
 
     Raises:
         DataError: no items, or one question with two golds.
         ConfigError: a verifier that is not there.
     """
 
-    def __init__(
-        self, name: str, items: list[Item], *, max_new_tokens: int = MAX_NEW_TOKENS, run: Run | None = None
-    ) -> None:
+    def __init__(self, name: str, items: list[Item], *, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
         super().__init__(name, items, whole_number, max_new_tokens=max_new_tokens)
 
         @functools.cache
         def verifier(spec: str) -> Verifier:
-            return named(json.loads(spec), run=run)
+            return named(json.loads(spec))
 
         self._verifiers = verifier
         for item in items:
@@ -64,30 +60,26 @@ class Prompts(SingleTurn):
         return OneAnswer(item, self._verifier(item))
 
 
-def read_prompts(
-    path: Path, *, verifier: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS, run: Run | None = None
-) -> Prompts:
+def read_prompts(path: Path, *, verifier: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS) -> Prompts:
     """The environment of a JSONL file.
 
     Args:
         path: the file.
         verifier: of lines that name none.
         max_new_tokens: of an answer.
-        run: the sandbox, for verifiers that run programs.
 
     Raises:
         DataError: a line that is no prompt; names file and line.
     """
     return Prompts(
         path.stem,
-        read_items(_lines(path), verifier=verifier, run=run),
+        read_items(_lines(path), verifier=verifier),
         max_new_tokens=max_new_tokens,
-        run=run,
     )
 
 
 def read_items(
-    records: Iterable[tuple[str, Mapping[str, Any]]], *, verifier: str | None = None, run: Run | None = None
+    records: Iterable[tuple[str, Mapping[str, Any]]], *, verifier: str | None = None
 ) -> list[Item]:
     """Items of records, each with where it stands; whoever reads another format gives its records here.
 
@@ -108,8 +100,8 @@ def read_items(
         written = json.dumps(spec, sort_keys=True)
         if written not in checked:
             try:
-                named(spec, run=run)
-            except ConfigError as error:
+                named(spec)
+            except KweekError as error:
                 raise DataError(error.what, where=where, fix=error.fix) from None
             checked.add(written)
         items.append(_item(record, spec, where))
