@@ -16,6 +16,7 @@ from kweek.align.environments.pool import Pool, split_of
 from kweek.align.environments.single_turn import SingleTurn, answer_of
 from kweek.align.environments.tool_using import ToolUsing
 from kweek.align.environments.tools import CALCULATOR
+from kweek.align.sampling import sample
 from kweek.align.turns import answer_of as message_of
 from kweek.align.verifier import whole_number
 from kweek.align.word_problems import WordProblems
@@ -121,6 +122,50 @@ def tokenizer():
     return bpe.train(stories.sample_texts("environments", 300, "train"), 416)
 
 
+def said_by_a_model(ids):
+    return Completion(ids, [True] * len(ids), [-1.0] * len(ids), "stop", 1, 1.0)
+
+
+class Script:
+    """A model that says one text after another, whatever it is asked."""
+
+    def __init__(self, tokenizer, texts):
+        end = tokenizer.special["<|im_end|>"]
+        self._answers = [[*tokenizer.encode(text), end] for text in texts]
+
+    def generate(self, requests, on_token=None):
+        return [said_by_a_model(self._answers.pop(0)) for _ in requests]
+
+    def score(self, sequences):
+        raise NotImplementedError
+
+
+CALL = '<tool_call>{"name": "calculator", "arguments": {"expression": "6*7"}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "roles", "value"),
+    [
+        ("stories", ["{gold}"], "ua", 1.0),
+        ("corrected", ["no", "{gold}"], "uaua", 0.5),
+        ("tools", [CALL, "<tool_call>?</tool_call>", "{gold}"], "suatata", 1.0),
+        ("guessing", ["{gold}"], "ua", 1.0),
+    ],
+)
+def test_environments_are_played_by_rollouts(tokenizer, name, texts, roles, value):
+    made = ENVIRONMENTS[name]
+    item = made.items("play", 1, "train")[0]
+    model = Script(tokenizer, [text.replace("{gold}", item.gold) for text in texts])
+    rollout = sample(model, tokenizer, made, [item], samples=1, key="k")[0][0]
+    assert rollout.score.value == value and rollout.score.error is None
+    assert "".join(message["role"][0] for message in rollout.messages) == roles
+    own = [index for index, mine in zip(rollout.token_ids, rollout.sampled, strict=True) if mine]
+    assert tokenizer.decode(own).startswith(texts[0].replace("{gold}", item.gold))
+    if name == "tools":
+        assert next(m["content"] for m in rollout.messages if m["role"] == "tool") == "42"
+        assert rollout.score.parts["unreadable calls"] == 1.0
+
+
 ANSWERS = (
     "{gold}", "<think>1+1=2</think>{gold}", "<think><tool>1+1<result>2</result></think>\n{gold} ", "<think>1+1=2",
     "<think></think>{gold} or so", "</think>{gold}", "<think>1</think>5</think>{gold}", "", "<tool>", "0{gold}",
@@ -141,10 +186,7 @@ def test_stories_are_those_of_the_recipe(tokenizer):
                 *encode_trusted(tokenizer, form.format(gold=problem.answer)),
                 tokenizer.special["<|im_end|>"],
             ]
-            request = asker.request(problem, 0.0, 0)
-            outcome = asker.read(
-                problem, request, Completion(ids, [True] * len(ids), [0.0] * len(ids), "stop", 1, 1.0)
-            )
+            outcome = asker.read(problem, said_by_a_model(ids))
             episode = made.begin(item)
             episode.step(message_of(tokenizer, ids, []))
             score = episode.score()
