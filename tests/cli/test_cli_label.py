@@ -141,7 +141,7 @@ def test_judging_undoing_leaving_and_coming_back(
     summary = json.loads(screen[screen.index("{") :])
     assert summary["tally"]["won"] == {"chosen": 1, "rejected": 0}
     assert (summary["tally"]["ties"], summary["skipped"]) == (1, 1)
-    assert summary["median_seconds"] > 0
+    assert 0 <= summary["median_seconds"] < 60
 
     report = Report()
     (row,) = read_chats(out, report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -146,7 +147,8 @@ def _session(labels: Labels) -> None:
     from kweek.cli.keys import Keys
 
     print(f"{labels.num_done} of {labels.num_pairs} judged. {_HELP}")
-    with Keys() as keys:
+    # Ctrl-C may come between two keys as well: what was judged is kept, so it is only another way to leave.
+    with Keys() as keys, suppress(KeyboardInterrupt):
         while (pair := labels.next()) is not None:
             keys.forget()
             _draw(pair, labels.num_done + 1, labels.num_pairs)
@@ -159,7 +161,7 @@ def _session(labels: Labels) -> None:
                 continue
             labels.judge(pair, cast("Choice", said), time.monotonic() - shown)
             print({"tie": "tie", "skip": "passed over"}.get(said, f"{said} is better"))
-    print("All pairs are judged.")
+        print("All pairs are judged.")
 
 
 def _said(keys: Keys) -> str:
@@ -167,7 +169,7 @@ def _said(keys: Keys) -> str:
     while True:
         try:
             key = keys.read().lower()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return "quit"
         if key in _KEYS:
             return _KEYS[key]
