@@ -72,6 +72,8 @@ def test_programs(run, program, value, passed):
 def test_what_is_no_program(run):
     assert not Program(run)("I do not know how.", TESTS).parsed
     assert not Program(run)("", TESTS).parsed
+    half = Program(run)("print('\ud800')", TESTS)
+    assert not half.parsed and half.error is None, "the answer's fault, and not the sandbox's"
 
 
 def test_programs_that_read_and_print(run):

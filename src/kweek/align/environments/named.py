@@ -16,21 +16,21 @@ from kweek.align.word_problems import WordProblems
 from kweek.errors import ConfigError
 
 _BUILT_IN: dict[str, Callable[[], Environment]] = {"stories": WordProblems, "guessing": Guessing}
-_SUFFIX = ".jsonl"
+_SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow")
 
 
 def environment(name: str, *, verifier: str | None = None) -> Environment:
     """The environment of a name.
 
     Args:
-        name: "stories", "guessing", "gym:TASK", a JSONL file of prompts with verifiers, or `module:name` of a Python
-            object that is an environment or makes one without arguments. The last runs that module: it is for what a
-            person writes, never for what a data file says.
-        verifier: for lines of a file that name none.
+        name: "stories", "guessing", "gym:TASK", a file or folder of prompts with verifiers (JSONL, Parquet, ...), or
+            `module:name` of a Python object that is an environment or makes one without arguments. The last runs that
+            module: it is for what a person writes, never for what a data file says.
+        verifier: for prompts of a file that name none.
 
     Raises:
         ConfigError: nothing of that name, or what is there is no environment.
-        DataError: a line that is no prompt.
+        DataError: a record that is no prompt.
     """
     if name in _BUILT_IN:
         return _BUILT_IN[name]()
@@ -39,7 +39,7 @@ def environment(name: str, *, verifier: str | None = None) -> Environment:
         from kweek.align.environments.gym import Gym
 
         return Gym(rest)
-    if name.endswith(_SUFFIX) or Path(name).exists():
+    if name.endswith(_SUFFIXES) or Path(name).exists():
         return read_prompts(Path(name), verifier=verifier)
     if rest and kind.replace(".", "").isidentifier():
         return _imported(kind, rest)
@@ -47,7 +47,9 @@ def environment(name: str, *, verifier: str | None = None) -> Environment:
     near = difflib.get_close_matches(name, known, n=1)
     raise ConfigError(
         f"there is no environment {name!r}",
-        fix=f"write {near[0]!r}" if near else f"give {', '.join(known)}, a file.jsonl or module:name",
+        fix=f"write {near[0]!r}"
+        if near
+        else f"give {', '.join(known)}, a file.jsonl, a table.parquet or module:name",
     )
 
 

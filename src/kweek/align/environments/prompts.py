@@ -1,4 +1,4 @@
-"""Prompts with verifiers from a file: one JSON object a line.
+"""Prompts with verifiers from a file: one JSON object a line, or a table in any format that chats are read from.
 
     {"prompt": "What is 12+7?", "gold": "19", "verifier": "number"}
     {"messages": [{"role": "user", "content": "…"}], "gold": "B", "verifier": {"kind": "choice", "num_options": 4}}
@@ -17,7 +17,10 @@ from typing import Any
 from kweek.align.environment import Episode, Item
 from kweek.align.environments.single_turn import MAX_NEW_TOKENS, OneAnswer, SingleTurn
 from kweek.align.verifier import whole_number
-from kweek.align.verifiers.named import named
+from kweek.align.verifiers.named import KINDS, named
+from kweek.data.chats import Task
+from kweek.data.chats_reading import read_chats, require
+from kweek.data.chats_report import Report
 from kweek.errors import DataError, KweekError
 from kweek.protocols import Verifier
 
@@ -61,21 +64,31 @@ class Prompts(SingleTurn):
 
 
 def read_prompts(path: Path, *, verifier: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS) -> Prompts:
-    """The environment of a JSONL file.
+    """The environment of a file or folder: JSONL as above, or what `kweek.data.chats_reading` reads tasks from.
 
     Args:
-        path: the file.
-        verifier: of lines that name none.
+        path: a file (.jsonl, .json, .parquet, .arrow), a folder of them, or one that `datasets` saved.
+        verifier: for prompts that name none, or only a data set that they are from.
         max_new_tokens: of an answer.
 
     Raises:
-        DataError: a line that is no prompt; names file and line.
+        DataError: a record that is no prompt; names file and line.
     """
-    return Prompts(
-        path.stem,
-        read_items(_lines(path), verifier=verifier),
-        max_new_tokens=max_new_tokens,
-    )
+    records = _lines(path) if path.suffix == ".jsonl" else _tasks(path, verifier)
+    return Prompts(path.stem, read_items(records, verifier=verifier), max_new_tokens=max_new_tokens)
+
+
+def _tasks(path: Path, verifier: str | None) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Tasks of a file in another format, as the records of a line."""
+    for task in require(read_chats(path, Report(), on_bad="stop"), Task):
+        named_there = task.data.get("verifier") or task.verifier
+        if verifier is not None and task.verifier and task.verifier not in KINDS:
+            named_there = verifier  # the name of a data set
+        record = {
+            "messages": [dict(message) for message in task.prompt], "gold": task.gold, "level": task.level,
+            "verifier": named_there or verifier, "reference": task.data.get("reference"),
+        }  # fmt: skip
+        yield task.origin, {key: value for key, value in record.items() if value is not None}
 
 
 def read_items(

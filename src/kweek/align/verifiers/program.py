@@ -88,8 +88,8 @@ class Program:
         except BadTests as error:
             return failed(f"the gold answer is no list of tests: {error}")
         program = source_of(answer)
-        if not program.strip():
-            return UNREADABLE
+        if not program.strip() or any("\ud800" <= letter <= "\udfff" for letter in program):
+            return UNREADABLE  # nothing, or no text that a file can hold
         calls = [test for test in tests if "call" in test]
         try:
             results = self._called(program, calls) if calls else []
