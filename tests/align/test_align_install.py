@@ -73,19 +73,23 @@ def test_all_extras_go_into_one_environment():
         assert any(all(v in s for s in specifiers) for v in (*bounds, above)), name
 
 
-PROGRAM = textwrap.dedent("""
+PROGRAM = textwrap.dedent('''
     import importlib.metadata, pkgutil, re, sys
 
     allowed, suite = set(sys.argv[1].split(",")), "kweek.align"
     homes = importlib.metadata.packages_distributions()
 
     class CoreOnly:
+        """A finder that does not find what is no part of the core."""
+
+        def __init__(self, finder):
+            self.finder = finder
+
         def find_spec(self, name, path=None, target=None):
             of = {re.sub(r"[-_.]+", "-", one).lower() for one in homes.get(name.partition(".")[0], ())}
-            if of and not of & allowed:
-                raise ModuleNotFoundError(f"{name} is no part of the core")
+            return None if of and not of & allowed else self.finder.find_spec(name, path, target)
 
-    sys.meta_path.insert(0, CoreOnly())
+    sys.meta_path[:] = map(CoreOnly, sys.meta_path)
     import importlib
     missing = []
     package = importlib.import_module(suite)
@@ -106,7 +110,7 @@ PROGRAM = textwrap.dedent("""
     learner = Learner(small_trainer(network), grpo(kl="none", kl_weight=0.0), limit=8)
     collector = Collector(Letters(), small_tokenizer(), course, "core", max_positions=256)
     print("learnt", Loop(learner, Synchronous(collector, Engine(network)), course).run().totals.step)
-""")
+''')
 
 
 def test_a_run_on_a_cpu_needs_the_core_alone_and_ends():
@@ -121,5 +125,4 @@ def test_a_run_on_a_cpu_needs_the_core_alone_and_ends():
         env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-1000:]
-    # What compares expressions has a process of its own, and says which extra it wants.
-    assert done.stdout.splitlines() == ["missing kweek.align.verifiers.mathematics_worker", "learnt 2"]
+    assert done.stdout.splitlines() == ["missing", "learnt 2"]
