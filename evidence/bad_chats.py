@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 
-def goodchat(number: int) -> dict[str, Any]:
+def good_chat(number: int) -> dict[str, Any]:
     """Different chats, some of them with a call of a tool."""
     asked, answer = (
         {"role": "user", "content": f"What is {number} times 7?"},

@@ -20,7 +20,7 @@ from typing import Any
 
 import judges
 import torch
-from bad_chats import ASKED, BAD_CHATS, chat, good_chat
+from bad_chats import ASKED, BAD_CHATS, SAID, chat, good_chat
 from harness import ROOT, evidence
 from killing import killed
 
@@ -44,7 +44,7 @@ from kweek.errors import KweekError
 from kweek.model.checkpoint import save_model
 from kweek.model.config import ModelConfig
 from kweek.model.network import Network
-from kweek.model.scorer import save_scorer, scorer_from
+from kweek.model.scorer import scorer_from
 from kweek.protocols import Completion, Request
 from kweek.tokenize import bpe
 from kweek.tokenize.tokenizer import Tokenizer
@@ -102,42 +102,51 @@ def raised(call: Callable[[], object], *words: str) -> str:
 # -- chats
 
 
-LONG = "an over-long chat"
-
-
 def chats(root: Path, tokenizer: Tokenizer, model: Path) -> Cases:
-    """Bad chats among good ones are counted, each under its reason; files of nothing else are one error."""
+    """Bad chats among good ones are counted, each under its reason; a file of nothing else is one error."""
     found: Cases = {}
     good = [json.dumps(good_chat(number)) for number in range(GOOD)]
-    for name, (line, reason) in BAD_CHATS.items():
-        text = line if isinstance(line, str) else json.dumps(line)
-        path = root / "some.jsonl"
+    bad = {name: line if isinstance(line, str) else json.dumps(line) for name, (line, _) in BAD_CHATS.items()}
+    path, only = root / "some.jsonl", root / "only.jsonl"
+    for name, text in bad.items():
         path.write_text("\n".join([*good[:7], text, *good[7:]]) + "\n")
-        shown = json.loads(kweek("data", "show", str(path), "--model", str(model), "--json").stdout or "{}")
-        left_out = shown.get("report", shown).get("skipped", [])
-        places = [place for one in left_out for place in one["examples"] if ":8" in place]
-        right = sum(one["count"] for one in left_out) == 1 and places and reason in left_out[0]["reason"]
         data = load_chats(path, tokenizer, max_tokens=256)
-        whole = data.report.num_rows == GOOD and data.report.num_skipped == 1
         kept = {example.origin for example in (*data.train, *data.validation)}
-        if not (right and whole and len(kept) + data.num_near == GOOD):
-            found[f"chat: {name}"] = f"{left_out} {len(kept)} of {GOOD} kept"
-            continue
-        (root / "only.jsonl").write_text(text + "\n")
-        only = kweek("data", "show", str(root / "only.jsonl"), "--model", str(model))
-        found[f"chat: {name}"] = one_line(only, "only.jsonl")
-    long = chat(ASKED, {"role": "assistant", "content": "one two three " * 200})
-    (root / "long.jsonl").write_text("\n".join([*good, json.dumps(long)]) + "\n")
-    data = load_chats(root / "long.jsonl", tokenizer, max_tokens=256)
-    same = data.report.num_rows == GOOD and dict(data.report.skipped) == {"more tokens than fit": 1}
-    found[f"chat: {LONG}"] = "" if same else str(data.report.to_dict())
-    (root / "only.jsonl").write_text(json.dumps(long) + "\n")
-    found[f"chat: {LONG} alone"] = raised(
-        lambda: load_chats(root / "only.jsonl", tokenizer, max_tokens=256),
-        "only.jsonl",
-        "more tokens than fit",
-    )
-    return found
+        reasons = [reason for reason in data.report.skipped if BAD_CHATS[name][1] in reason]
+        named = [place for reason in reasons for place in data.report.examples[reason] if ":8" in place]
+        whole = data.report.num_rows == GOOD == len(kept) + data.num_near and data.report.num_skipped == 1
+        only.write_text(text + "\n")
+        error = raised(lambda: load_chats(only, tokenizer, max_tokens=256), "only.jsonl")
+        found[f"chat: {name}"] = "" if whole and named and not error else f"{data.report.to_dict()} {error}"
+    path.write_text("\n".join([*good, *bad.values()]) + "\n")
+    shown = kweek("data", "show", str(path), "--model", str(model), "--json")
+    report = json.loads(shown.stdout or "{}").get("report", {})
+    counted = report.get("rows") == GOOD and sum(one["count"] for one in report["skipped"]) == len(bad)
+    found["chats: all of them, on the command line"] = "" if counted else shown.stdout[:300] + shown.stderr
+    only.write_text("\n".join(bad.values()) + "\n")
+    shown = kweek("data", "show", str(only), "--model", str(model))
+    found["chats: nothing else, on the command line"] = one_line(shown, "only.jsonl")
+    return found | over_long(root, tokenizer, good)
+
+
+def over_long(root: Path, tokenizer: Tokenizer, good: list[str]) -> Cases:
+    """A chat that does not fit is left out and counted, or cut after the last turn that fits, as one asks."""
+    path, only = root / "long.jsonl", root / "only.jsonl"
+    answer = {"role": "assistant", "content": "one two three " * 200}
+    long = chat(ASKED, SAID, {"role": "user", "content": "And then?"}, answer)
+    path.write_text("\n".join([*good, json.dumps(long)]) + "\n")
+    left, cut = (load_chats(path, tokenizer, max_tokens=256, over_long=how) for how in ("skip", "cut"))
+    only.write_text(json.dumps(chat(ASKED, answer)) + "\n")
+    skipped = dict(left.report.skipped)
+    return {
+        "an over-long chat": ""
+        if skipped == {"more tokens than fit": 1} and left.report.num_rows == GOOD
+        else f"{skipped}",
+        "an over-long chat, cut": "" if cut.report.num_rows == GOOD + 1 else str(cut.report.to_dict()),
+        "an over-long chat alone": raised(
+            lambda: load_chats(only, tokenizer, max_tokens=256), "only.jsonl", "more tokens than fit"
+        ),
+    }
 
 
 # -- rollouts
@@ -283,7 +292,7 @@ def tokenizers(root: Path, tokenizer: Tokenizer) -> Cases:
     assert other.vocab_size == tokenizer.vocab_size
     network = network_of(other)
     save_model(root / "teacher", network)
-    save_scorer(root / "scorer", scorer_from(network))
+    save_model(root / "scorer", scorer_from(network))
     for name in ("teacher", "scorer"):
         other.save(root / name)
     small = bpe.train(stories.sample_texts("small", 300, "train"), VOCABULARY - 32)

@@ -1,6 +1,7 @@
 """Environments: items that follow from their key, splits that follow from content, episodes that never raise."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -21,9 +22,9 @@ from kweek.align.turns import answer_of as message_of
 from kweek.align.verifier import whole_number
 from kweek.align.word_problems import WordProblems
 from kweek.data import stories
-from kweek.errors import ConfigError, DataError
+from kweek.errors import ConfigError, DataError, GuardError
 from kweek.evaluate.problems import Asker
-from kweek.protocols import Completion
+from kweek.protocols import Completion, Score
 from kweek.system.calculator import Calculator
 from kweek.tokenize import bpe
 from kweek.tokenize.chat import encode_prompt, encode_trusted
@@ -68,6 +69,29 @@ def test_items_follow_from_the_key_and_splits_share_nothing(name):
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_environments_pass_the_audit(name):
     require_sound(audit_environment(ENVIRONMENTS[name], count=30))
+
+
+@pytest.mark.parametrize("wrap", [lambda made: made, Corrected, lambda made: ToolUsing(made, [CALCULATOR])])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (lambda: 1 // 0, "raises"),
+        (lambda: os._exit(1), "hangs or dies"),
+        (lambda: float("nan"), "returns what is no number from 0 to 1"),
+        (lambda: Score(0.0, False, "out of order"), "reports errors of its own"),
+    ],
+)
+def test_an_audit_sees_the_faults_of_the_function_itself(wrap, fault, said):
+    """Not those that training would see of it, through the process that keeps them from it."""
+
+    def judge(answer, gold):
+        return float(answer == gold) if answer.isdigit() else fault()
+
+    found = audit_environment(wrap(SingleTurn("sums", sums(60), judge)), count=12)
+    failed = [finding.attack for finding in found if finding.group == "behaviour" and not finding.passed]
+    assert said in failed
+    with pytest.raises(GuardError, match=f"the verifier {said}"):
+        require_sound([finding for finding in found if finding.attack == said])
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)

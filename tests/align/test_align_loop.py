@@ -411,6 +411,12 @@ def test_a_judge_of_all_that_breaks_is_one_error(say, words):
     assert "\n" not in str(raised.value)
 
 
+def test_the_folder_of_checkpoints_is_made(tmp_path):
+    with pytest.raises(Interrupted):
+        Run(reinforce(), state=tmp_path / "runs" / "new", stop_after=2)()
+    assert (tmp_path / "runs" / "new" / MAIN).exists()
+
+
 def test_a_checkpoint_without_its_critic_is_never_read(tmp_path):
     """A crash between the critic's file and the main one leaves the checkpoint before."""
     with pytest.raises(Interrupted):
