@@ -78,7 +78,8 @@ def unprotected(environment: Environment) -> Environment:
     bare = copy.copy(environment)
     if isinstance(verifier := getattr(bare, "verifier", None), FunctionVerifier):
         object.__setattr__(bare, "verifier", _Bare(verifier.function))
-    if hasattr(inner := getattr(bare, "inner", None), "begin"):
+    inner: Any = getattr(bare, "inner", None)
+    if hasattr(inner, "begin"):
         object.__setattr__(bare, "inner", unprotected(inner))
     return bare
 
