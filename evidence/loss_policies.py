@@ -123,9 +123,7 @@ def _rollout(answer: Answer) -> Rollout:
     own = [t in answer.own for t in range(size)]
     old = [x if o else 0.0 for x, o in zip(answer.old, own, strict=True)]
     item = Item(({"role": "user", "content": "?"},))
-    return Rollout(
-        item, answer.ids, min(answer.own), own, old, (), Score(answer.reward, True), "stop", 0.0
-    )
+    return Rollout(item, answer.ids, min(answer.own), own, old, (), Score(answer.reward, True), "stop", 0.0)
 
 
 def formula(network: Network, groups: list[list[Answer]], policy: Policy) -> Tensor:

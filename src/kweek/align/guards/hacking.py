@@ -2,8 +2,8 @@
 
 A reward stands for what is wanted, and beyond some point more of it is less of that (Gao et al. 2023, arXiv
 2210.10760). Both are measured on the same items every few updates. When gold has fallen from its peak beyond noise
-while the reward has not, the run ends and goes back to the peak. A reward that falls as well is another matter, and
-only a warning here: the run is coming apart, or one batch was bad.
+while the reward has not, the run ends and goes back to the peak. Where the reward falls as well the run is coming apart
+and not hacked: that ends it too, on stronger proof, since such runs sometimes find back.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from kweek.tokenize.tokenizer import Tokenizer
 EVERY = 5  # updates between looks: the scissors of a plain hack are open after ten
 ALPHA = 1e-3  # of a wrong alarm per look, of some ten in a run
 JOINED = 1e-2  # the same where a detector has spoken
+APART = 1e-4  # of a wrong alarm per look where the reward has fallen too
 FELL = 0.05  # a reward that has fallen with this much certainty counts as fallen too
 
 
@@ -88,7 +89,7 @@ class HackingGuard:
         opened = scissors(self._looks, JOINED if spoken else ALPHA)
         if opened is None:
             return Verdict("warn" if new else "ok", "; ".join(new), self._best(), figures)
-        if opened.hacked:
+        if opened.hacked or opened.chance < APART:
             return Verdict("stop", "; ".join([opened.text, *spoken.values()]), self._best(), figures)
         return Verdict("warn", "; ".join([opened.text, *new]), self._best(), figures)
 
@@ -122,9 +123,16 @@ class HackingGuard:
 
 @dataclass(frozen=True)
 class Scissors:
-    """Gold has fallen; `hacked` where the reward has not."""
+    """Gold has fallen.
+
+    Attributes:
+        hacked: whether the reward has not.
+        chance: that gold has not, one-sided.
+        text: for the user.
+    """
 
     hacked: bool
+    chance: float
     text: str
 
 
@@ -148,11 +156,13 @@ def scissors(looks: Sequence[Look], alpha: float) -> Scissors | None:
         return None
     proxy = paired_difference(now.proxy, peak.proxy)
     fallen = proxy.difference < 0 and proxy.p_value / 2 < FELL
+    rewarded = f"{mean(peak.proxy):.3g} to {mean(now.proxy):.3g}"
     text = (
         f"gold fell from {mean(peak.gold):.3g} around update {peak.step} to {mean(now.gold):.3g}"
-        f" (p = {gold.p_value / 2:.1g}) while the reward went from {mean(peak.proxy):.3g} to {mean(now.proxy):.3g}"
+        f" (p = {gold.p_value / 2:.1g}) "
+        + (f"and the reward with it, from {rewarded}" if fallen else f"while the reward went from {rewarded}")
     )
-    return Scissors(not fallen, text)
+    return Scissors(not fallen, gold.p_value / 2, text)
 
 
 def _windows(looks: Sequence[Look]) -> list[Look]:
@@ -182,18 +192,17 @@ def held_out(
     judge: Judge | None = None,
     drawing: Drawing | None = None,
 ) -> Callable[[], Measured]:
-    """A `measure` for `HackingGuard`: one attempt at every item, with the same seeds each time.
+    """A `measure` for `HackingGuard`: one answer to every item.
 
     Args:
         items: never trained on.
         gold: a judgement by another function than the one that is trained on.
         judge: of the run, where one takes the place of the environment's own.
-        drawing: of the run, which shows more than greedy answers what training does to a policy.
+        drawing: None is greedy, which has no luck of its own.
     """
-    drawn = drawing or Drawing()
 
     def measure() -> Measured:
-        groups = sample(model, tokenizer, environment, items, samples=1, key="held out", drawing=drawn)
+        groups = sample(model, tokenizer, environment, items, samples=1, key="held out", drawing=drawing)
         rollouts = [group[0] for group in groups]
         scores = [rollout.score for rollout in rollouts] if judge is None else list(judge(rollouts))
         return [score.value for score in scores], [gold(rollout) for rollout in rollouts]
