@@ -10,12 +10,14 @@ reference, its FLOP.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from common_policies import policy_rows
 
 from kweek.align.dpo import DPO
 from kweek.align.ipo import IPO
@@ -239,7 +241,7 @@ def _best_of(shares: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
     return result
 
 
-#: Policy gradients, and a reward model as their judge, are added here.
+#: Those that sample by themselves are in `common_policies`.
 ROWS: dict[str, Callable[[Task, int], dict[str, float]]] = {
     "reference": _reference,
     "SFT on chosen answers": _sft,
@@ -254,10 +256,11 @@ ROWS: dict[str, Callable[[Task, int], dict[str, float]]] = {
 
 def table(seeds: list[int], updates: int = UPDATES) -> dict[str, dict[str, float]]:
     """Every row, as means over the seeds."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in ROWS}
+    all_rows = ROWS | policy_rows(sys.modules[__name__])
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in all_rows}
     for seed in seeds:
         task = draw(seed)
-        for name, row in ROWS.items():
+        for name, row in all_rows.items():
             found[name].append(row(task, updates))
     return {
         name: {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}

@@ -300,5 +300,5 @@ def _distance(logs: Table, wanted: Table) -> float:
     return float(np.abs(np.exp(logs) - np.exp(wanted)).max())
 
 
-#: Policy gradients (the best arm) are added here.
+#: Those of policy gradients are in `tabular_policies`.
 PROBLEMS = (sft, dpo, dpo_smoothed, ipo, simpo, kto, reward_model, critic, process)

@@ -11,6 +11,7 @@ import tabular
 import torch
 from harness import evidence
 from loss_cases import Case, cases, difference, ours, peers, theirs
+from tabular_policies import POLICY_PROBLEMS
 
 TOLERANCE = 1e-6
 
@@ -40,7 +41,7 @@ def run(quick: bool) -> dict[str, Any]:
         {"algorithm": found.algorithm, "optimum": found.optimum, "distance": found.distance, "seed": seed,
          "passed": found.passed}
         for seed in seeds
-        for found in (problem(seed) for problem in tabular.PROBLEMS)
+        for found in (problem(seed) for problem in (*tabular.PROBLEMS, *POLICY_PROBLEMS))
     ]  # fmt: skip
     versions = json.loads((loss_batch.FOLDER / "trl.json").read_text())["versions"]
     worst = max(

@@ -7,9 +7,11 @@ import pytest
 import torch
 from align_networks import VOCABULARY, random_pairs, small_network
 
+from kweek.align.environment import Item
 from kweek.align.pairs import pair
 from kweek.align.ranking import rank_pairs, ranking
 from kweek.align.reward import RewardModel, judged_ids, reward_segments, train_reward_model
+from kweek.align.rollout import Rollout
 from kweek.data import stories
 from kweek.errors import CheckpointError, ConfigError, DataError
 from kweek.model.checkpoint import save_model
@@ -17,6 +19,7 @@ from kweek.model.config import ModelConfig
 from kweek.model.initial import initialise
 from kweek.model.network import Network
 from kweek.model.scorer import scorer_from, scores
+from kweek.protocols import Score
 from kweek.tokenize import bpe
 from kweek.tokenize.chat import Chat
 
@@ -105,6 +108,13 @@ def test_another_tokenizer_is_refused(tokenizer, tmp_path):
     made = pair(tokenizer.encode("What is 2+3?"), tokenizer.encode("5"), tokenizer.encode("six"))
     assert model.rewards([made.chosen, made.rejected]) == [0.0, 0.0]
     assert rank_pairs(model, [made]).num_pairs == 1
+    torch.nn.init.normal_(model.scorer.score.weight, generator=torch.Generator().manual_seed(1))
+    ids, sampled = made.chosen.token_ids, made.chosen.loss_mask
+    told = Rollout(Item(()), [*ids, 7], 0, [*sampled, False], [], (), Score(0.0, True), "stop", 0.0)
+    assert [score.value for score in model([told])] == model.rewards([made.chosen]), (
+        "what a tool says is not read"
+    )
+    assert model.num_flops([told]) == (len(ids) + 1) * model.scorer.config.num_flops_per_token(len(ids) + 1)
     with pytest.raises(ConfigError, match="another tokenizer than the policy"):
         RewardModel.load(tmp_path, other)
     save_model(tmp_path, scorer_from(network, per_token=True))

@@ -27,11 +27,12 @@ from torch import Tensor
 
 from kweek.align.compared import sides
 from kweek.align.pairs import Pair, PairBatches, pair_segments
+from kweek.align.rollout import Rollout
 from kweek.data.batches import Batch, Segment
 from kweek.errors import ConfigError, DataError
 from kweek.model.network import Network
 from kweek.model.scorer import Scorer, load_scorer, scores
-from kweek.protocols import Progress, ShouldStop, never, silent
+from kweek.protocols import Progress, Score, ShouldStop, never, silent
 from kweek.tokenize.agreement import ids_fingerprint
 from kweek.tokenize.chat import Chat
 from kweek.tokenize.tokenizer import Tokenizer
@@ -184,3 +185,16 @@ class RewardModel:
     def rewards(self, answers: Sequence[Chat]) -> list[float]:
         """The reward of every answer."""
         return [float(score) for score in scores(self.scorer, [judged_ids(answer) for answer in answers])]
+
+    def __call__(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        """Judge rollouts in place of their environment, each up to the last token that the policy chose.
+
+        A value is any number, and 0 is the mean of what was compared where the rewards are centred.
+        """
+        answers = [Chat(list(one.token_ids), [0 if own else -1 for own in one.sampled]) for one in rollouts]
+        return [Score(value, parsed=True) for value in self.rewards(answers)]
+
+    def num_flops(self, rollouts: Sequence[Rollout]) -> float:
+        """What judging them costs."""
+        lengths = [len(one.token_ids) for one in rollouts]
+        return sum(length * self.scorer.config.num_flops_per_token(length) for length in lengths)
