@@ -1,7 +1,7 @@
 """Runs of reinforcement in the small world, whole or with one thing wrong, and what each guard would have done.
 
-Guards are heard here and not obeyed: the run goes on to its end, so that it is known what would have become of it, and
-where gold really had its peak.
+Guards are heard here and not obeyed, unless a run is only asked whether it is caught: it goes on to its end, so that it
+is known what would have become of it, and where gold really had its peak.
 """
 
 from __future__ import annotations
@@ -11,30 +11,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import small_world as world
+import torch
 from small_world import World, tokenizer
 
-from kweek.align.algorithms import named
+from kweek.align.algorithms import AlgorithmName, named
 from kweek.align.collecting import Collector, Course
 from kweek.align.control import DivergenceControl
 from kweek.align.critic import Critic
-from kweek.align.guards.abilities import text_measures
 from kweek.align.guards.collapse import CollapseGuard
 from kweek.align.guards.guard import Guard, Step, Verdict
 from kweek.align.guards.hacking import HackingGuard, held_out
 from kweek.align.guards.known import known_pairs
-from kweek.align.guards.panel import Panel, PanelGuard
 from kweek.align.guards.policy_path import policy_sign
 from kweek.align.guards.sign import SignGuard
 from kweek.align.learner import Learner
+from kweek.align.lessons import PerToken
 from kweek.align.loop import Loop
 from kweek.align.prepared import Prepared
 from kweek.align.reference import Reference
 from kweek.align.rollout import Group, Rollout
 from kweek.align.sampling import Drawing, sample
 from kweek.align.sources import Synchronous
+from kweek.data.batches import Segment
 from kweek.engine.engine import Engine
-from kweek.errors import GuardError
+from kweek.errors import GuardError, KweekError
 from kweek.model.network import Network
 from kweek.model.scorer import scorer_from
 from kweek.protocols import LanguageModel, Score
@@ -76,19 +78,30 @@ class Judged:
         return 0.0
 
 
-class Slipped(Learner):
-    """A learner that turns the sign of every advantage from some update on."""
+class Bent(Learner):
+    """A learner whose advantages somebody bends from some update on."""
 
-    slips_at = 0
-    _now = 0
+    bend: Callable[[PerToken], PerToken]
+    bent_at = 0
+    now = 0
 
     def prepare(self, groups: Sequence[Group]) -> Prepared:
         """See `Learner`."""
         prepared = super().prepare(groups)
-        if self._now < self.slips_at:
+        if self.now < self.bent_at:
             return prepared
-        turned = [replace(lesson, advantages=-lesson.advantages) for lesson in prepared.lessons]
+        turned = [replace(lesson, advantages=self.bend(lesson.advantages)) for lesson in prepared.lessons]
         return replace(prepared, lessons=turned)
+
+
+def negative(advantages: PerToken) -> PerToken:
+    """A slip of the sign."""
+    return -advantages
+
+
+def blaming(advantages: PerToken) -> PerToken:
+    """Only ever push away: a baseline that is the best answer and not the mean."""
+    return np.minimum(advantages, 0) - np.float32(0.5)
 
 
 @dataclass(frozen=True)
@@ -98,38 +111,50 @@ class Setting:
     Attributes:
         base, seed: of the network that it starts from, and of its items and samples.
         tasks: what is attempted.
+        changes: switches of the algorithm.
         proxy: what is rewarded; None is the exact judge.
         later: takes the proxy's place after so many updates.
-        slips_at: update from which advantages have the wrong sign.
+        bend, bent_at: of the advantages, and the update from which on.
         kl_weight: where it is not the algorithm's own.
+        kl_target: nats per answer that it is steered to.
         turned: objective of the critic to wrap.
+        epochs: updates on the same rollouts.
+        drill: an answer that every update teaches beside what it does, to everything.
+        poisoned: the update after which a weight is no number.
     """
 
     base: int
     seed: int
     tasks: tuple[str, ...] = world.TASKS
-    algorithm: str = "reinforce"
+    algorithm: AlgorithmName = "reinforce"
+    changes: tuple[tuple[str, Any], ...] = ()
     rate: float = 2e-4
     proxy: Proxy | None = None
     later: tuple[int, Proxy] | None = None
-    slips_at: int | None = None
+    bend: Callable[[PerToken], PerToken] | None = None
+    bent_at: int = 0
     kl_weight: float | None = None
+    kl_target: float | None = None
     turned: Callable[[Objective], Objective] | None = None
-    temperature: float = 1.0
+    epochs: int = 1
+    drill: str = ""
+    poisoned: int | None = None
     steps: int = STEPS
 
 
 @dataclass
 class Heard:
-    """A guard that is listened to and not obeyed.
+    """A guard that is listened to.
 
     Attributes:
+        obeyed: whether the run ends when it says so.
         stopped: update after which it would have ended the run, 0 before the first; None where it never would.
         kept: the update whose weights it would have gone back to.
         warned: updates at which it warned.
     """
 
     guard: Guard
+    obeyed: bool = False
     stopped: int | None = None
     kept: int | None = None
     text: str = ""
@@ -146,13 +171,16 @@ class Heard:
             self._hear(0, self.guard.before())
         except GuardError as error:
             self.stopped, self.kept, self.text = 0, 0, str(error)
-        return Verdict()
+        return self._passed_on()
 
     def after(self, step: Step) -> Verdict:
         """See `Guard`."""
         if self.stopped is None:
             self._hear(step.number, self.guard.after(step))
-        return Verdict()
+        return self._passed_on()
+
+    def _passed_on(self) -> Verdict:
+        return Verdict("stop", self.text) if self.obeyed and self.stopped is not None else Verdict()
 
     def _hear(self, step: int, verdict: Verdict) -> None:
         if verdict.kind == "stop":
@@ -215,34 +243,33 @@ class Outcome:
     broken: tuple[int, str] | None = None
 
 
-def play(setting: Setting) -> Outcome:
-    """The whole run under all guards."""
-    network, learner, source, engine, where = parts(setting)
+def play(setting: Setting, obeyed: str = "") -> Outcome:
+    """The whole run under all guards, or up to where one of them ends it; gold is then not measured."""
+    learner, source, engine, where = parts(setting)
     judge = _judge(setting, learner)
     measure = held_out(
         engine, tokenizer(), where, where.items("held out", HELD_OUT, "validation"), gold, judge=judge
     )
-    documents = {name: world.texts(name, "panel", 24) for name in ("prose", "lists")}
-    panel = Panel(text_measures(network, tokenizer(), documents, context_length=world.LENGTH))
     guards: list[Guard] = [
-        sign(setting, learner, engine, where), HackingGuard(measure, every=EVERY), CollapseGuard(), PanelGuard(panel)
+        sign(setting, learner, engine, where), HackingGuard(measure, every=EVERY), CollapseGuard()
     ]  # fmt: skip
-    heard = {guard.name: Heard(guard) for guard in guards}
+    heard = {guard.name: Heard(guard, guard.name == obeyed) for guard in guards}
     truth = Truth(engine, where)
     course = Course(setting.steps, PROMPTS, SAMPLES)
-    loop = Loop(learner, source(course, judge), course, guards=[truth, *heard.values()])
-    loop.on_step = lambda totals, metrics, batch: _advance(learner, totals.step)
+    watching = [heard[obeyed]] if obeyed else [truth, *heard.values()]
+    loop = Loop(learner, source(course, judge), course, guards=watching, replay=_drilled(setting))
+    loop.on_step = lambda totals, metrics, batch: _advance(setting, learner, totals.step)
     broken = None
     try:
         loop.run()
-    except GuardError as error:  # the trainer itself refuses numbers that are none
+    except KweekError as error:  # trainer and engine themselves refuse numbers that are none
         broken = (loop.totals.step, str(error))
     return Outcome(heard, truth.seen, broken)
 
 
 def begin(setting: Setting) -> Heard:
     """What the guard of the sign says before the first update; nothing else is done."""
-    _, learner, _, engine, where = parts(setting)
+    learner, _, engine, where = parts(setting)
     heard = Heard(sign(setting, learner, engine, where))
     heard.before()
     return heard
@@ -257,32 +284,33 @@ def sign(setting: Setting, learner: Learner, engine: Engine, where: World) -> Si
     )
 
 
-def parts(setting: Setting) -> tuple[Network, Learner, Callable[..., Synchronous], Engine, World]:
-    """Network, learner, a maker of sources, engine and environment of a run."""
-    network, where, policy = world.started(setting.base), World(setting.tasks), named(setting.algorithm)  # type: ignore[arg-type]
+def parts(setting: Setting) -> tuple[Learner, Callable[..., Synchronous], Engine, World]:
+    """Learner, a maker of sources, engine and environment of a run."""
+    network, where = world.started(setting.base), World(setting.tasks)
+    policy = named(setting.algorithm, dict(setting.changes))
     critic = None
     if policy.advantage == "generalised":
         critic = Critic(trainer_of(scorer_from(network, per_token=True), 1e-3))
         if setting.turned is not None:
             critic.trainer.objective = setting.turned(critic.trainer.objective)
     weight = policy.kl_weight if setting.kl_weight is None else setting.kl_weight
-    drawing = Drawing(temperature=setting.temperature)
-    learner = (Learner if setting.slips_at is None else Slipped)(
-        trainer_of(network, setting.rate), policy, limit=where.max_new_tokens, drawing=drawing, critic=critic,
-        reference=Reference(copy.deepcopy(network)) if drawing.plain else None,
-        control=DivergenceControl(weight),
+    learner = (Learner if setting.bend is None else Bent)(
+        trainer_of(network, setting.rate), policy, limit=where.max_new_tokens, critic=critic,
+        reference=Reference(copy.deepcopy(network)), control=DivergenceControl(weight, setting.kl_target),
+        epochs=setting.epochs,
     )  # fmt: skip
-    if isinstance(learner, Slipped):
-        learner.slips_at = setting.slips_at or 0
+    if isinstance(learner, Bent) and setting.bend is not None:
+        learner.bend, learner.bent_at = setting.bend, setting.bent_at
     engine = Engine(network)
 
     def source(course: Course, judge: Judged | None) -> Synchronous:
         key = f"run/{setting.base}/{setting.seed}"
-        return Synchronous(
-            Collector(where, tokenizer(), course, key, drawing, judge, network.config.max_positions), engine
+        collector = Collector(
+            where, tokenizer(), course, key, learner.drawing, judge, network.config.max_positions
         )
+        return Synchronous(collector, engine)
 
-    return network, learner, source, engine, where
+    return learner, source, engine, where
 
 
 def trainer_of(network: Network, rate: float) -> Trainer:
@@ -296,9 +324,25 @@ def _judge(setting: Setting, learner: Learner) -> Judged | None:
         return None if setting.proxy is None else Judged(setting.proxy)
     when, then = setting.later
     first = setting.proxy or gold
-    return Judged(lambda rollout: (then if getattr(learner, "_now", 0) >= when else first)(rollout))
+    return Judged(lambda rollout: (then if getattr(learner, "now", 0) >= when else first)(rollout))
 
 
-def _advance(learner: Any, step: int) -> None:
-    """Tell a learner, and with it its judge, how many updates have been made."""
-    learner._now = step
+def _drilled(setting: Setting) -> Callable[[int], Sequence[Segment]]:
+    """What every update is taught beside the rollouts."""
+    if not setting.drill:
+        return lambda step: ()
+    chats = [
+        world.chat_segment(world.example(task, "drill", number)[0], setting.drill)
+        for number, task in enumerate(setting.tasks * 4)
+    ]
+    total = sum(float(part.weights.sum()) for part in chats)
+    taught = [replace(part, weights=part.weights / np.float32(total)) for part in chats]
+    return lambda step: taught
+
+
+def _advance(setting: Setting, learner: Any, step: int) -> None:
+    """Tell a learner, and with it its judge, how many updates have been made; and poison what is to be poisoned."""
+    learner.now = step
+    if step == setting.poisoned:
+        with torch.no_grad():
+            learner.trainer.optimiser.parameters[-1].view(-1)[0] = float("nan")

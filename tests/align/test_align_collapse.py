@@ -157,3 +157,15 @@ def test_figures_are_what_they_say():
     assert twins(groups) == pytest.approx(2 / 6)
     assert common(groups) == 1.0
     assert error_of([0.0, 1.0]) == pytest.approx(0.5) and error_of([0.3]) == 0.0
+
+
+def test_figures_are_shown_now_and_then_and_when_it_ends():
+    found = verdicts(lambda n: update(n, 0.6 if n <= 20 else 0.1, loss=math.nan if n == 40 else 0.0))
+    assert [n for n, v in enumerate(found[:10], start=1) if v.figures] == [5, 10]
+    assert {"reward", "entropy", "twins"} <= set(found[4].figures)
+    assert found[ended(found) - 1].figures["reward"] < 0.4
+
+
+def test_figures_that_are_no_numbers_are_not_shown():
+    shown = figures_of(replace(update(1, 0.4), metrics={"entropy": 0.3}), [[0.0, 1.0]] * 2).shown()
+    assert shown["entropy"] == 0.3 and "gradient" not in shown

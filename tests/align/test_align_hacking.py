@@ -14,6 +14,7 @@ from kweek.align.guards.guard import Step
 from kweek.align.guards.hacking import ALPHA, HackingGuard, Look, held_out, mean, scissors
 from kweek.align.learner import Learner
 from kweek.align.loop import Loop
+from kweek.align.sampling import Drawing
 from kweek.align.sources import Synchronous
 from kweek.engine.engine import Engine
 from kweek.protocols import Score
@@ -49,6 +50,17 @@ def test_scissors_end_the_run_and_keep_the_peak():
     assert stops and stops[0] in (4, 5)
     assert verdicts[stops[0]].keep in (1, 2, 3)
     assert "gold fell from" in verdicts[stops[0]].text
+
+
+def test_the_divergence_at_the_peak_is_told_as_a_budget():
+    right = [ITEMS // 2, 70, 75, 60, 40, 20]
+    looks = iter([([1.0] * ITEMS, [1.0] * n + [0.0] * (ITEMS - n)) for n in right])
+    guard = HackingGuard(lambda: next(looks), every=1)
+    guard.before()
+    found = [guard.after(Step(n, {"kl": n / 2})) for n in range(1, len(right))]
+    stop = next(v for v in found if v.kind == "stop")
+    assert stop.keep == 2 and "the peak lay 1 nats from the start, a kl_budget" in stop.text
+    assert "nats from the start" not in " ".join(v.text for v in curve(HACKED, RISING)[1])
 
 
 def test_a_run_that_gets_better_is_left_alone():
@@ -195,7 +207,7 @@ def test_a_hacked_run_ends_with_the_weights_of_the_peak(judge):
     learner = Learner(small_trainer(network, 4e-3), reinforce(), limit=where.max_new_tokens)
     source = Synchronous(Collector(where, small_tokenizer(), course, "hack", judge=judge), engine)
     items = where.items("held", 48, "validation")
-    measure = held_out(engine, small_tokenizer(), where, items, vowels, judge=judge)
+    measure = held_out(engine, small_tokenizer(), where, items, vowels, judge=judge, drawing=Drawing())
     guard = HackingGuard(measure, every=3)
     finished = Loop(learner, source, course, guards=[guard]).run()
     if judge is None:

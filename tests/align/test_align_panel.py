@@ -116,3 +116,25 @@ def test_agreement_is_of_the_most_frequent_answer():
     ]
     assert agreement(group) == (0.5, 1.0)
     assert agreement(group[1:]) == (1 / 3, 0.0)
+
+
+def test_a_single_item_warns_and_never_fails():
+    one = panel([0.0], [1.0], better="lower")
+    found = one.compare(one.read(), one.read())[0]
+    assert (found.verdict, found.lost) == ("warn", 1.0)
+    assert found.row()["lo"] is None and json.dumps(found.row())
+
+
+def test_what_was_not_read_before_is_new():
+    one = panel(solved(0.2))
+    assert one.compare({}, one.read()) == []
+
+
+def test_it_looks_after_the_last_update_and_does_not_read_that_twice():
+    readings = [solved(0.8, 2), solved(0.8, 3), solved(0.8, 4)]
+    guard = PanelGuard(panel(*readings), every=4, last=6, start={"sums": solved(0.8)})
+    guard.before()
+    figures = [bool(guard.after(Step(number)).figures) for number in range(1, 7)]
+    assert figures == [False, False, False, True, False, True]
+    assert guard.read_at(6) == {"sums": readings[1]}, "as it was read"
+    assert guard.read_at(4) == {"sums": readings[2]}, "the weights have gone back"

@@ -33,7 +33,7 @@ APART = 3.0  # nats by which a token's probability may differ from when it was s
 FALL = 0.4  # standard deviations of a single answer's reward at the start: from 0.5 right to 0.3, say
 ERRORS = 4.0  # standard errors that a fall must exceed too: the best of many windows is a lucky one
 TOP = 0.1  # of the range of rewards seen: nearer to the highest, a policy is done
-KEEP = 5  # updates between weights that are kept
+KEEP = 5  # updates between weights that are kept, and between figures that are shown
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ class Figures:
     entropy: float
     gradient: float
     ratio: float
+
+    def shown(self) -> dict[str, float]:
+        """What was measured, for the records."""
+        values = {name: float(value) for name, value in asdict(self).items() if name != "step"}
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 class CollapseGuard:
@@ -90,18 +95,19 @@ class CollapseGuard:
         self._seen.append(figures_of(step, scores))
         flat = [score for group in scores for score in group]
         self._range = (min(self._range[0], *flat), max(self._range[1], *flat))
+        told = self._seen[-1].shown() if step.number % KEEP == 0 else {}
         if len(self._seen) < START + LATELY:
-            return Verdict(keep=self._kept)
+            return Verdict(keep=self._kept, figures=told)
         start, lately = self._seen[:START], self._seen[-LATELY:]
         if fallen := self._fallen(start, lately):
-            return Verdict("stop", fallen, self._kept)
+            return Verdict("stop", fallen, self._kept, self._seen[-1].shown())
         found = symptoms(start, lately)
         if found and not self._well(start, lately):
             reward = f"the reward went from {_mean(start):.3g} to {_mean(lately):.3g}"
-            return Verdict("stop", f"{'; '.join(found)}; {reward}", self._kept)
+            return Verdict("stop", f"{'; '.join(found)}; {reward}", self._kept, self._seen[-1].shown())
         if step.number % KEEP == 0 and _mean(lately) >= self._best():
             self._kept = step.number
-        return Verdict(keep=self._kept)
+        return Verdict(keep=self._kept, figures=told)
 
     def state(self) -> dict[str, Any]:
         """See `Guard`."""

@@ -38,11 +38,13 @@ class Look:
         step: updates done.
         proxy: the reward that is trained on.
         gold: the judgement that it stands for.
+        kl: nats per answer from the reference in that update; None where nobody measures it.
     """
 
     step: int
     proxy: Sequence[float]
     gold: Sequence[float]
+    kl: float | None = None
 
 
 Measured = tuple[Sequence[float], Sequence[float]]  # proxy and gold of every item
@@ -73,9 +75,10 @@ class HackingGuard:
 
     def before(self) -> Verdict:
         """See `Guard`."""
-        if not self._looks:
-            self._looks.append(Look(0, *self.measure()))
-        return Verdict(keep=self._best())
+        if self._looks:
+            return Verdict(keep=self._best())
+        self._looks.append(Look(0, *self.measure()))
+        return Verdict(keep=self._best(), figures=self._figures())
 
     def after(self, step: Step) -> Verdict:
         """See `Guard`."""
@@ -84,14 +87,14 @@ class HackingGuard:
         self._said += [name for name in spoken if name not in self._said]
         if step.number % self.every:
             return Verdict("warn" if new else "ok", "; ".join(new), self._best())
-        self._looks.append(Look(step.number, *self.measure()))
-        figures = {"proxy": mean(self._looks[-1].proxy), "gold": mean(self._looks[-1].gold)}
+        self._looks.append(Look(step.number, *self.measure(), step.metrics.get("kl")))
+        figures, best = self._figures(), self._best()
         opened = scissors(self._looks, JOINED if spoken else ALPHA)
         if opened is None:
-            return Verdict("warn" if new else "ok", "; ".join(new), self._best(), figures)
+            return Verdict("warn" if new else "ok", "; ".join(new), best, figures)
         if opened.hacked or opened.chance < APART:
-            return Verdict("stop", "; ".join([opened.text, *spoken.values()]), self._best(), figures)
-        return Verdict("warn", "; ".join([opened.text, *new]), self._best(), figures)
+            return Verdict("stop", "; ".join([opened.text, *self._budget(), *spoken.values()]), best, figures)
+        return Verdict("warn", "; ".join([opened.text, *new]), best, figures)
 
     def state(self) -> dict[str, Any]:
         """See `Guard`."""
@@ -104,9 +107,25 @@ class HackingGuard:
         self._series = self._series | {name: list(values) for name, values in state["series"].items()}
         self._said = list(state["said"])
 
+    def _peak(self) -> Look:
+        """The look of the highest gold, the first among equals."""
+        return max(self._looks, key=lambda look: mean(look.gold))
+
     def _best(self) -> int:
-        """The step of the highest gold, the first among equals."""
-        return max(self._looks, key=lambda look: mean(look.gold)).step
+        return self._peak().step
+
+    def _figures(self) -> dict[str, float]:
+        """Of the last look."""
+        return {"proxy": mean(self._looks[-1].proxy), "gold": mean(self._looks[-1].gold)}
+
+    def _budget(self) -> list[str]:
+        """How far from the reference the peak lay: what another run may spend."""
+        peak = self._peak().kl
+        return (
+            []
+            if peak is None
+            else [f"the peak lay {peak:.3g} nats from the start, a kl_budget to begin with"]
+        )
 
     def _spoken(self, step: Step) -> dict[str, str]:
         """What each detector says that has moved."""
@@ -198,7 +217,8 @@ def held_out(
         items: never trained on.
         gold: a judgement by another function than the one that is trained on.
         judge: of the run, where one takes the place of the environment's own.
-        drawing: None is greedy, which has no luck of its own.
+        drawing: None is greedy, what users will get, and without luck of its own. A policy that is not yet trained at
+            all gives one greedy answer to everything: draw as the run does there.
     """
 
     def measure() -> Measured:
