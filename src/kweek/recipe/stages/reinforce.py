@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
@@ -16,17 +17,12 @@ from kweek.align.collecting import Collected, Collector, Course
 from kweek.align.control import DivergenceControl
 from kweek.align.critic import Critic
 from kweek.align.environment import Environment
-from kweek.align.guards.collapse import CollapseGuard
-from kweek.align.guards.guard import Guard, Verdict
-from kweek.align.guards.known import known_pairs
-from kweek.align.guards.policy_path import policy_sign
 from kweek.align.keeping import MAIN
 from kweek.align.learner import Learner
 from kweek.align.loop import Loop, Replay, nothing
 from kweek.align.metrics import Metrics
 from kweek.align.policy import Policy
 from kweek.align.reference import Reference
-from kweek.align.sampling import sample
 from kweek.align.sft import chat_segments
 from kweek.align.sources import Source as Rollouts
 from kweek.align.sources import Synchronous
@@ -40,10 +36,12 @@ from kweek.errors import ConfigError
 from kweek.model.network import Network
 from kweek.model.scorer import scorer_from
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
-from kweek.recipe.materials import Mix, load, save, token_sources, validation_texts
-from kweek.recipe.pretraining import documents_bits, evaluate_bits
+from kweek.recipe.materials import Mix, load, save, token_sources
+from kweek.recipe.panel import StagePanel, Tolerances
+from kweek.recipe.policy_guards import HeldOut, policy_guards
 from kweek.recipe.tasks import STORIES, audited, opened
 from kweek.recipe.tasks import external as external_of
+from kweek.recipe.watch import heard, write_guards
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.trainer import Trained, Trainer, checkpoint_step
@@ -155,6 +153,11 @@ class Config(StageConfig):
     gold_every: int = setting(
         10, doc="updates between measurements on held-out problems", reason="a second of every twenty", ge=1
     )
+    tolerance: Tolerances = setting(
+        Tolerances(),
+        doc="what may be lost of earlier abilities: bits, solved, trust; see docs/guards.md",
+        reason="no healthy run came near it",
+    )
 
     @model_validator(mode="after")
     def _can_be_meant(self) -> Config:
@@ -211,18 +214,30 @@ def run(ctx: StageContext) -> None:
     ctx.records.rewind(lambda record: record.get("step", 0) <= step and step > 0)
     if step == 0:
         audited(ctx, environment, config.audit_limits)
-    progress = _Progress(ctx, engine, tokenizer, environment)
-    guards, replay = _guards(learner, engine, tokenizer, environment), _replay(ctx, tokenizer, config)
+    known = environment.items("audit", SIGN_PAIRS, "train")
+    # Bare sums keep what was taught beside stories; the curve is of stories.
+    shown = WordProblems() if config.environment == STORIES else environment
+    held_out = HeldOut(engine, tokenizer, shown, shown.items("rl/validation", HELD_OUT, "validation"))
+    tasks = [WordProblems()] if config.environment == STORIES else [WordProblems(), environment]
+    panel = StagePanel(ctx, network, tokenizer, tasks, config.tolerance)
+    panel.before()
+    kept = panel.guard(config.steps)
+    guards = policy_guards(
+        learner, engine, tokenizer, environment, known, held_out, config.gold_every, ctx.records
+    )
     loop = Loop(
-        learner, source, course, ctx.state, guards, replay, progress.on_step, progress.on_verdict, ctx.should_stop
+        learner, source, course, ctx.state, [*guards, kept], _replay(ctx, tokenizer, config),
+        _Progress(ctx, held_out).on_step, partial(heard, ctx.records), ctx.should_stop,
     )  # fmt: skip
     finished = loop.run()
     if finished.stopped:
         ctx.records.append("stopped", text=finished.stopped, step=finished.totals.step, kept=finished.kept)
     ctx.ledger.add("reinforce", finished.totals.flop, "fp32", tokens=finished.totals.num_tokens)
-    bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
+    readings = kept.read_at(finished.kept)
+    panel.finish(readings)
+    write_guards(ctx)
     save(ctx.out, network, tokenizer)
-    ctx.out.metrics.update(bits_per_byte=documents_bits(bits))
+    ctx.out.metrics.update(bits_per_byte=panel.documents_bits(readings))
 
 
 def _learner(config: Config, network: Network, environment: Environment, seed: int) -> Learner:
@@ -252,13 +267,8 @@ def _learner(config: Config, network: Network, environment: Environment, seed: i
 class _Progress:
     """Records every update, and greedy accuracy on held-out problems now and then."""
 
-    def __init__(
-        self, ctx: StageContext, engine: Engine, tokenizer: Tokenizer, environment: Environment
-    ) -> None:
-        self._ctx, self._engine, self._tokenizer = ctx, engine, tokenizer
-        # Bare sums keep what was taught beside stories; the curve is of stories.
-        self._environment = WordProblems() if ctx.config.environment == STORIES else environment
-        self._held_out = self._environment.items("rl/validation", HELD_OUT, "validation")
+    def __init__(self, ctx: StageContext, held_out: HeldOut) -> None:
+        self._ctx, self._held_out = ctx, held_out
         self._last = time.monotonic()
 
     def on_step(self, totals: Trained, metrics: Metrics, batch: Collected) -> None:
@@ -266,10 +276,7 @@ class _Progress:
         ctx, config = self._ctx, self._ctx.config
         gold = None
         if metrics.step % config.gold_every == 0 or metrics.step == config.steps:
-            greedy = sample(
-                self._engine, self._tokenizer, self._environment, self._held_out, samples=1, key="greedy"
-            )
-            gold = sum(group[0].score.value for group in greedy) / len(greedy)
+            gold = self._held_out.reward()
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         ctx.records.append(
@@ -278,22 +285,6 @@ class _Progress:
         ctx.progress(
             metrics.step, config.steps, reward=metrics.reward, flop_per_second=metrics.flop / seconds
         )
-
-    def on_verdict(self, guard: str, step: int, verdict: Verdict) -> None:
-        """See `Loop.on_verdict`; what the guard of the sign sees at first has a record of its own."""
-        figures, records = dict(verdict.figures), self._ctx.records
-        if guard == "sign" and step == 0:
-            records.append("sign", **figures, passed=True)
-        else:
-            text = verdict.text
-            records.append("guard", name=guard, step=step, verdict=verdict.kind, text=text, figures=figures)
-
-
-def _guards(learner: Learner, engine: Engine, tokenizer: Tokenizer, environment: Environment) -> list[Guard]:
-    """Against a reward that points the wrong way, and against collapse."""
-    items = environment.items("audit", SIGN_PAIRS, "train")
-    sign = policy_sign(learner, engine, lambda: known_pairs(engine, tokenizer, environment, items))
-    return [sign, CollapseGuard()]
 
 
 def _replay(ctx: StageContext, tokenizer: Tokenizer, config: Config) -> Replay:
