@@ -9,6 +9,7 @@ import torch
 from policy_world import Letters, LettersEpisode, small_policy, small_tokenizer
 
 from kweek.align.environment import Item
+from kweek.align.environments.prompts import read_prompts
 from kweek.align.lessons import full_logprobs
 from kweek.align.sampling import Drawing, given, sample, sample_seed
 from kweek.align.turns import answer_of, continuation, turn_end
@@ -54,6 +55,16 @@ def one_of(model, world):
     """One attempt at one item."""
     items = world.items("a", 1, "train")
     return sample(model, small_tokenizer(), world, items, samples=1, key="k", drawing=Drawing())[0][0]
+
+
+def test_what_is_asked_wears_the_chat_template_and_a_bare_text_is_refused(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "What is 2+2?", "gold": "4", "verifier": "number"}')
+    (item,) = read_prompts(tmp_path / "p.jsonl").pool.draw("k", 1, "train")
+    said = encode_prompt(small_tokenizer(), item.messages)
+    assert small_tokenizer().decode(said).endswith("What is 2+2?<|im_end|>\n<|im_start|>assistant\n")
+    for wrong in ("What is 2+2?", ["What is 2+2?"], ()):
+        with pytest.raises(DataError, match="asks in messages"):
+            Item(wrong, "4")
 
 
 def test_groups_hold_what_the_engine_drew(engine):

@@ -75,7 +75,7 @@ def test_training_lowers_the_loss_and_starts_uniform():
 def test_resuming_gives_the_same_bits(tmp_path, muon):
     undisturbed = make_trainer(muon=muon)
     fit(undisturbed, mix(20).batches, 20, WarmupStableDecay(20))
-    state = tmp_path / "state.safetensors"
+    state = tmp_path / "new" / "state.safetensors"
     calls = 0
 
     def stop_after_seven():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kweek.cli.screen import harmless
+from kweek.cli import data_audit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +24,7 @@ commands = typer.Typer(help="Look at data before anything is learnt from it.", n
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
+    data_audit.register(commands)
     app.add_typer(commands, name="data")
 
 

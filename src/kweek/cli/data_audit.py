@@ -32,7 +32,7 @@ def audit(
         str,
         typer.Argument(
             metavar="FILE|NAME",
-            help="A JSONL file of prompts with verifiers, an environment, or module:name.",
+            help="A file or folder of prompts with verifiers (JSONL, Parquet, ...), an environment, or module:name.",
         ),
     ],
     verifier: Annotated[
