@@ -109,8 +109,8 @@ def cases(stored: Stored) -> list[Case]:
             lambda _: [[part] for part in chain_segments(stored.chains)], lambda net: _steps(net, stored),
         )
     )  # fmt: skip
-    for name, objective, units, reference in policy_cases(stored):
-        found.append(Case(name, objective, policy, units, reference))
+    for name, objective, units, reference, trl in policy_cases(stored):
+        found.append(Case(name, objective, policy, units, reference, trl))
     return found
 
 

@@ -17,7 +17,7 @@ import torch
 from loss_batch import Stored
 from torch import Tensor
 
-from kweek.align.algorithms import ALGORITHMS, gspo
+from kweek.align.algorithms import ALGORITHMS, dapo, gspo
 from kweek.align.environment import Item
 from kweek.align.lessons import Lesson, policy_segments
 from kweek.align.policy import Policy
@@ -51,12 +51,18 @@ class PolicyCase(NamedTuple):
     objective: Objective
     units: Callable[[Network], Units]
     reference: Callable[[Any], Tensor]
+    trl: str | None
+
+
+#: Those that TRL computes too, at the same constants, by the names of its values.
+TRL = {"grpo": "grpo", "dr_grpo": "dr_grpo", "dapo, no penalty": "dapo", "gspo, wide": "gspo"}
 
 
 def policy_cases(stored: Stored) -> list[PolicyCase]:
     """Every algorithm by its name; GSPO with wider bounds too, so that not everything is clipped."""
     policies: dict[str, Policy] = {name: make() for name, make in ALGORITHMS.items()}
     policies["gspo, wide"] = gspo(clip=(0.3, 0.3))
+    policies["dapo, no penalty"] = dapo(overlong="keep", overlong_tokens=0)
     groups = answers(stored)
     found = []
     for name, policy in policies.items():
@@ -67,7 +73,7 @@ def policy_cases(stored: Stored) -> list[PolicyCase]:
         found.append(
             PolicyCase(
                 name, objective_for(policy), lambda _, units=units: units,
-                lambda net, policy=policy: formula(net, groups, policy),
+                lambda net, policy=policy: formula(net, groups, policy), TRL.get(name),
             )
         )  # fmt: skip
     return found
@@ -123,9 +129,7 @@ def _rollout(answer: Answer) -> Rollout:
     own = [t in answer.own for t in range(size)]
     old = [x if o else 0.0 for x, o in zip(answer.old, own, strict=True)]
     item = Item(({"role": "user", "content": "?"},))
-    return Rollout(
-        item, answer.ids, min(answer.own), own, old, (), Score(answer.reward, True), "stop", 0.0
-    )
+    return Rollout(item, answer.ids, min(answer.own), own, old, (), Score(answer.reward, True), "stop", 0.0)
 
 
 def formula(network: Network, groups: list[list[Answer]], policy: Policy) -> Tensor:

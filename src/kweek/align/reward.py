@@ -191,7 +191,7 @@ class RewardModel:
 
         A value is any number, and 0 is the mean of what was compared where the rewards are centred.
         """
-        answers = [Chat(list(one.token_ids), list(one.sampled)) for one in rollouts]
+        answers = [Chat(list(one.token_ids), [0 if own else -1 for own in one.sampled]) for one in rollouts]
         return [Score(value, parsed=True) for value in self.rewards(answers)]
 
     def num_flops(self, rollouts: Sequence[Rollout]) -> float:
