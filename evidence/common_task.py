@@ -10,7 +10,7 @@ reference, its FLOP.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from kweek.data.packing import keyed_generator
 from kweek.model.config import ModelConfig
 from kweek.model.initial import initialise
 from kweek.model.network import Network
-from kweek.model.scorer import scorer_from, scores
+from kweek.model.scorer import Scorer, scorer_from, scores
 from kweek.train.objective import Likelihood, Objective
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.schedule import WarmupStableDecay
@@ -198,8 +198,8 @@ def _kto(task: Task, updates: int) -> dict[str, float]:
     return measured(task, network, flop + strangers)
 
 
-def _reward_model(task: Task, updates: int) -> dict[str, float]:
-    """Judged by the best of four answers of the reference under it; there is no policy of its own."""
+def reward_model(task: Task, updates: int) -> tuple[Scorer, float]:
+    """A reward model of the pairs, and its FLOP."""
     scorer = scorer_from(begin(task))
     batches = PairBatches(
         task.pairs,
@@ -208,7 +208,12 @@ def _reward_model(task: Task, updates: int) -> dict[str, float]:
         seed=task.seed,
         segments=reward_segments,
     )
-    flop = learn(scorer, BradleyTerry(), batches, updates)
+    return scorer, learn(scorer, BradleyTerry(), batches, updates)
+
+
+def _best_of_four(task: Task, updates: int) -> dict[str, float]:
+    """The best of four answers of the reference under a reward model; there is no policy of its own."""
+    scorer, flop = reward_model(task, updates)
     rows = [[*prompt(p), *answer] for p in range(PROMPTS) for answer in ANSWERS]
     rewards = torch.stack(scores(scorer, rows))[:, 0].double().numpy().reshape(PROMPTS, -1)
     shares = _best_of(
@@ -239,7 +244,6 @@ def _best_of(shares: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
     return result
 
 
-#: Policy gradients, and a reward model as their judge, are added here.
 ROWS: dict[str, Callable[[Task, int], dict[str, float]]] = {
     "reference": _reference,
     "SFT on chosen answers": _sft,
@@ -248,16 +252,18 @@ ROWS: dict[str, Callable[[Task, int], dict[str, float]]] = {
     "IPO": _by_pairs(IPO(0.3)),
     "SimPO": _by_pairs(SimPO()),
     "KTO": _kto,
-    "reward model, best of 4": _reward_model,
+    "reward model, best of 4": _best_of_four,
 }
 
 
-def table(seeds: list[int], updates: int = UPDATES) -> dict[str, dict[str, float]]:
+def table(
+    rows: Mapping[str, Callable[[Task, int], dict[str, float]]], seeds: list[int], updates: int = UPDATES
+) -> dict[str, dict[str, float]]:
     """Every row, as means over the seeds."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in ROWS}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
     for seed in seeds:
         task = draw(seed)
-        for name, row in ROWS.items():
+        for name, row in rows.items():
             found[name].append(row(task, updates))
     return {
         name: {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import bandits
+import common_policies
 import common_task
 import loss_batch
 import tabular
@@ -40,8 +42,9 @@ def run(quick: bool) -> dict[str, Any]:
         {"algorithm": found.algorithm, "optimum": found.optimum, "distance": found.distance, "seed": seed,
          "passed": found.passed}
         for seed in seeds
-        for found in (problem(seed) for problem in tabular.PROBLEMS)
+        for found in (problem(seed) for problem in [*tabular.PROBLEMS, *bandits.problems()])
     ]  # fmt: skip
+    rows = common_task.ROWS | common_policies.rows()
     versions = json.loads((loss_batch.FOLDER / "trl.json").read_text())["versions"]
     worst = max(
         value
@@ -62,7 +65,7 @@ def run(quick: bool) -> dict[str, Any]:
             "losses and gradients": losses,
             "TRL": versions,
             "tabular optima": optima,
-            "common task": common_task.table(seeds, common_task.UPDATES // (4 if quick else 1)),
+            "common task": common_task.table(rows, seeds, common_task.UPDATES // (4 if quick else 1)),
         },
         "passed": all(row["passed"] for row in [*losses, *optima]),
     }

@@ -1,10 +1,10 @@
 """Four ways to learn from rewards, from one model taught by chats: accuracy against FLOP on one axis.
 
-The start is the model `sft` of the recipe `laptop` (a finished run folder may be given as KWEEK_RUN); the reward is 1
-for the right number. GRPO, RLOO, PPO and expert iteration each spend the same FLOP, all of them counted: sampling,
-updates, critic, reference. Nothing is replayed beside them. Greedy accuracy on held-out problems is measured along the
-way, at no charge; at the end on more problems, with pass@16, and beside the control that tells learning from choosing:
-the starting model, forced to open with a call of the calculator.
+The start is the model `sft` of the recipe `laptop` (a finished run folder may be given as KWEEK_RUN); the reward is
+1 for the right number. GRPO, RLOO, PPO and expert iteration each spend the same FLOP, all of them counted:
+sampling, updates, critic, reference. Nothing is replayed beside them. Greedy accuracy on held-out problems is
+measured along the way, at no charge; at the end on more problems, with pass@16, and beside the control that tells
+learning from choosing: the starting model, forced to open with a call of the calculator.
 
 Per seed and algorithm the gain over the start is a paired test over the same problems. Between algorithms, every
 problem counts the share of seeds that solve it, which is paired again. The picture is docs/reinforcement.svg.

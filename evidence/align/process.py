@@ -1,0 +1,143 @@
+"""The process reward model: how often the first wrong step of a held-out chain is found, and how often a healthy
+chain is left alone.
+
+A network first learns to write right solutions, then, with a head of one logit, to judge the steps of solutions of
+which three in four have an error (`chains`). Held out are chains of questions that no training saw, by the hash of
+their text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import chains
+import numpy as np
+import torch
+from chains import KINDS, LEVELS, Told
+from harness import evidence
+
+from kweek.align.process import StepCorrectness, chain_segments, first_wrong, step_probabilities
+from kweek.data.batches import Batch, collate, pack, segment
+from kweek.model.config import ModelConfig
+from kweek.model.initial import initialise
+from kweek.model.network import Network
+from kweek.model.scorer import Scorer, scorer_from
+from kweek.stats.intervals import Interval, wilson
+from kweek.tokenize.tokenizer import Tokenizer
+from kweek.train.objective import Likelihood, Objective
+from kweek.train.optimiser import LearningRates, SplitOptimiser
+from kweek.train.schedule import WarmupStableDecay
+from kweek.train.trainer import Trainer, fit
+
+WRITING, JUDGING = 2200, 2200  # updates
+TOKENS = 640  # of an update: many small ones, as for all small networks here
+ROW = 192
+SHARE_FAULTY = 0.75
+QUESTION_WEIGHT = 0.1  # of a token of the question beside one of the solution
+REQUIRED = 0.8
+Make = Callable[[Sequence[Told]], Batch]
+
+
+def updates(words: Tokenizer, key: str, share_faulty: float, make: Make) -> Callable[[int], Iterator[Batch]]:
+    """Batches of fresh chains of about `TOKENS` tokens; a chain is never seen twice."""
+
+    def batches(first_step: int) -> Iterator[Batch]:
+        number = 0
+        while True:
+            found: list[Told] = []
+            while sum(len(told.chain.token_ids) for told in found) < TOKENS:
+                found.append(chains.told(words, key, number, "train", share_faulty))
+                number += 1
+            yield make(found)
+
+    return batches
+
+
+def to_write(found: Sequence[Told]) -> Batch:
+    """Solutions to continue."""
+    parts = []
+    for told in found:
+        weights = np.ones(len(told.chain.token_ids), np.float32)
+        weights[: told.num_question] = QUESTION_WEIGHT
+        parts.append(segment(told.chain.token_ids, weights))
+    total = np.float32(sum(float(part.weights.sum()) for part in parts))
+    return collate(pack([replace(part, weights=part.weights / total) for part in parts], ROW))
+
+
+def to_judge(found: Sequence[Told]) -> Batch:
+    """Steps to judge."""
+    return collate(pack(chain_segments([told.chain for told in found]), ROW))
+
+
+def train(
+    network: Network, objective: Objective, batches: Callable[[int], Iterator[Batch]], steps: int, rate: float
+) -> float:
+    """The FLOP of it."""
+    trainer = Trainer(network, SplitOptimiser(network, LearningRates().scaled(rate)), objective=objective)
+    return fit(trainer, batches, steps, WarmupStableDecay(steps)).flop
+
+
+def trained(words: Tokenizer, seed: int, writing: int, judging: int) -> tuple[Scorer, float]:
+    """A process reward model and its FLOP."""
+    network = Network(ModelConfig(words.vocab_size, 128, 352, 3, 2, 2, 64, max_positions=256))
+    initialise(network, torch.Generator().manual_seed(seed))
+    flop = train(network, Likelihood(), updates(words, f"write/{seed}", 0.0, to_write), writing, 1.0)
+    scorer = scorer_from(network, per_token=True)
+    flop += train(
+        scorer, StepCorrectness(), updates(words, f"judge/{seed}", SHARE_FAULTY, to_judge), judging, 0.5
+    )
+    return scorer, flop
+
+
+def rates(scorer: Scorer, held_out: Sequence[Told]) -> dict[str, Interval]:
+    """Shares of chains judged wholly right: of all faulty ones (the first wrong step is found), of healthy ones
+    (none is flagged), and of each kind and length."""
+    found = step_probabilities(scorer, [told.chain for told in held_out])
+    hits: dict[str, list[bool]] = {}
+    for told, row in zip(held_out, found, strict=True):
+        faulty = told.chain.first_wrong is not None
+        hit = first_wrong(row) == told.chain.first_wrong
+        groups = ["faulty", told.error, f"faulty, {told.level} steps"] if faulty else ["healthy"]
+        for group in groups:
+            hits.setdefault(group, []).append(hit)
+    return {group: wilson(sum(values), len(values)) for group, values in sorted(hits.items())}
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """Three seeds; when quick, one of a few seconds, which shows that it runs and no more."""
+    torch.set_num_threads(1)
+    words = chains.tokenizer()
+    seeds = [0] if quick else [0, 1, 2]
+    held_out = chains.many(words, "held out", 200 if quick else 1000, "test", SHARE_FAULTY)
+    scale = 40 if quick else 1
+    runs = []
+    for seed in seeds:
+        scorer, flop = trained(words, seed, WRITING // scale, JUDGING // scale)
+        runs.append(rates(scorer, held_out) | {"flop": flop})
+    located = [found["faulty"] for found in runs]
+    return {
+        "ours": float(np.mean([share.mid for share in located])),
+        "reference": REQUIRED,
+        "unit": "share of faulty held-out chains whose first wrong step is found",
+        "difference": float(np.mean([share.mid for share in located])) - REQUIRED,
+        "interval": [min(share.lo for share in located), max(share.hi for share in located)],
+        "n": sum(told.chain.first_wrong is not None for told in held_out),
+        "seeds": seeds,
+        "details": {
+            "healthy chains left alone": [found["healthy"] for found in runs],
+            "kinds of error": KINDS,
+            "steps": LEVELS,
+            "runs": runs,
+        },
+        "passed": all(share.mid >= REQUIRED for share in located),
+    }
+
+
+if __name__ == "__main__":
+    evidence(
+        "align/process",
+        claim="the process reward model locates the first wrong step in at least 80% of held-out chains, in every seed",
+        run=run,
+    )
