@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import bandits
 import common_policies
 import common_task
 import loss_batch
 import tabular
+import tabular_policies
 import torch
 from harness import evidence
 from loss_cases import Case, cases, difference, ours, peers, theirs
@@ -42,7 +42,7 @@ def run(quick: bool) -> dict[str, Any]:
         {"algorithm": found.algorithm, "optimum": found.optimum, "distance": found.distance, "seed": seed,
          "passed": found.passed}
         for seed in seeds
-        for found in (problem(seed) for problem in [*tabular.PROBLEMS, *bandits.problems()])
+        for found in (problem(seed) for problem in [*tabular.PROBLEMS, *tabular_policies.PROBLEMS])
     ]  # fmt: skip
     rows = common_task.ROWS | common_policies.rows()
     versions = json.loads((loss_batch.FOLDER / "trl.json").read_text())["versions"]

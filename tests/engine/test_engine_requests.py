@@ -1,5 +1,6 @@
 """What a request may ask for, from both backends: truncation, bias, stop texts, constraints, budgets, cancellation."""
 
+import copy
 import dataclasses
 import math
 
@@ -364,3 +365,19 @@ def test_without_a_library_it_says_so_once_and_goes_on(network, monkeypatch):
     with pytest.warns(RuntimeWarning, match="several times slower"):
         done = expected.generate([Request([1, 2, 3], 6)])[0]
     assert len(done.token_ids) == 6
+
+
+def test_after_an_update_the_native_engine_keeps_its_memory(network):
+    library_or_skip()
+    mine = copy.deepcopy(network)
+    engine = Engine(mine, num_slots=2)
+    request = Request([3, 4, 5], 6)
+    engine.generate([request])
+    backend = engine._scheduler.backend
+    held = [array.ctypes.data for array in backend._arrays]
+    with torch.no_grad():
+        mine.head_weight.neg_()
+    after = engine.generate([request])[0]
+    assert engine._scheduler.backend is backend
+    assert [array.ctypes.data for array in backend._arrays] == held
+    assert after == Engine(mine, num_slots=2).generate([request])[0]

@@ -202,6 +202,16 @@ def test_any_damage_gives_a_model_or_one_error(
         tracemalloc.stop()
 
 
+def test_an_endless_name_is_said_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write_fixture(path, random_network(small_config(vocab_size=VOCABULARY, num_layers=1)), Types.F32)
+    with open_gguf(path) as (_, file):
+        name = "\x01" * 5000
+        with pytest.raises(CheckpointError, match=r"tensor '.* \.\.\. .* is missing") as caught:
+            file.read(name)
+    assert len(str(caught.value)) < 600
+
+
 def raw_gguf(path: Path, fields: dict[str, Any], tensors: list[TensorToWrite]) -> Path:
     """A file with any metadata and tensors, however little they fit."""
     with path.open("wb") as stream:

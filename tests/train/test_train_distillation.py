@@ -13,6 +13,7 @@ from kweek.data.batches import collate, segment
 from kweek.data.predictions import KIND, Predictions
 from kweek.engine.engine import Engine
 from kweek.errors import ConfigError, DataError
+from kweek.model.checkpoint import save_model
 from kweek.model.config import ModelConfig
 from kweek.model.divergence import Measure
 from kweek.model.network import Network
@@ -20,7 +21,13 @@ from kweek.stats.intervals import mean_interval
 from kweek.store.artifact import ArtifactWriter
 from kweek.tokenize import bpe
 from kweek.tokenize.agreement import ids_fingerprint
-from kweek.train.distillation import TEACHER, Distillation, SampledDistillation, StoredDistillation
+from kweek.train.distillation import (
+    TEACHER,
+    Distillation,
+    SampledDistillation,
+    StoredDistillation,
+    load_teacher,
+)
 from kweek.train.objective import Likelihood
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.trainer import Trainer
@@ -128,6 +135,16 @@ def test_another_number_of_tokens_is_refused(tmp_path):
 def test_a_teacher_that_names_too_few_is_an_error():
     with pytest.raises(Exception, match="fewer than 999 likeliest"):
         list(Reading(Engine(network_of(1)), texts(1), 999))
+
+
+def test_a_teacher_of_another_tokenizer_is_not_loaded(tmp_path):
+    save_model(tmp_path, network_of(1))
+    TOKENIZER.save(tmp_path)
+    assert load_teacher(tmp_path, TOKENIZER).config.vocab_size == TOKENIZER.vocab_size
+    other = bpe.train(["quite another language and its words " * 20], 288)
+    assert other.vocab_size == TOKENIZER.vocab_size
+    with pytest.raises(ConfigError, match="different tokenizers"):
+        load_teacher(tmp_path, other)
 
 
 def sampled(teacher, pupil, prompt, tokens):

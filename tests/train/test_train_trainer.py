@@ -129,6 +129,15 @@ def test_every_kind_of_parameter_has_its_own_rate():
     assert moved["model.embed_tokens.weight"] == 0.0
 
 
+@pytest.mark.parametrize("muon", [None, 0.01])
+def test_an_update_shows_in_the_version_of_every_weight(muon):
+    """By which the engine knows that what it has packed is old; the fused step alone does not count them up."""
+    trainer = make_trainer(muon=muon)
+    versions = [parameter._version for parameter in trainer.network.parameters()]
+    trainer.step([collate([[segment(range(20))]])], 1.0)
+    assert all(p._version > before for p, before in zip(trainer.network.parameters(), versions, strict=True))
+
+
 def test_schedule_warms_up_holds_and_ends_near_zero():
     schedule = WarmupStableDecay(100, warmup=0.1, decay=0.5)
     factors = [schedule(step) for step in range(100)]

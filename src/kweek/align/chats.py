@@ -20,9 +20,10 @@ from kweek.data.chats_report import BadRow, Report
 from kweek.data.prompts import VALIDATION_SHARE, divide, find_near
 from kweek.errors import CheckpointError, DataError, GuardError
 from kweek.tokenize.chat import Chat, encode_turns
-from kweek.tokenize.masks import MaskAudit, MaskCheck
+from kweek.tokenize.masks import MaskAudit, MaskCheck, check_prompts
 from kweek.tokenize.tokenizer import Tokenizer
 
+NUM_COMPARED = 3  # chats whose prompts are compared with served ones: a template does it rightly or never
 OverLong = Literal["skip", "cut"]
 AGAIN = "the same row as one before"
 TOO_LONG = "more tokens than fit"
@@ -136,10 +137,16 @@ def encode_rows(
     over_long: OverLong = "skip",
     check: MaskCheck | None = None,
 ) -> Iterator[Example]:
-    """The examples of many chats; what is left out is counted in `report`, and `check` looks at every mask.
+    """The examples of many chats; what is left out is counted in `report`.
+
+    Args:
+        tokenizer, max_tokens, over_long: see `encode_row`.
+        rows: chats.
+        report: of their reading.
+        check: looks at every mask; the prompts of the first chats are compared with those that are served.
 
     Raises:
-        GuardError: there is no chat template, or a mask that must not be trained on.
+        GuardError: there is no chat template; a mask or a prompt that must not be trained on.
     """
     tokenizer.template  # noqa: B018 - a missing one is no fault of a row
     seen: set[str] = set()
@@ -158,6 +165,8 @@ def encode_rows(
             if check is not None:
                 check.add(chat, row.origin)
             yield example
+        if check is not None and len(seen) <= NUM_COMPARED:
+            check_prompts(tokenizer, row.messages, tools=row.tools)
 
 
 def load_chats(

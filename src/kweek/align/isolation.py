@@ -8,6 +8,7 @@ limits, so all this works in any thread, and a regular expression that never ret
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any, Literal
 
 from kweek.align.isolation_worker import Function, serve
@@ -27,7 +29,12 @@ SECONDS = 2.0  # a hundred times what a verifier takes, on a busy core too
 MEMORY_BYTES = 512 << 20  # what a call may add; sympy on long expressions was seen to take a fifth of it
 MAX_WORKERS = 2  # one slow call then does not hold up the next
 _START_SECONDS = 60.0  # to import the function's module on a machine that swaps
-_SLICE = 0.1  # seconds; the clock counts in these, so that time spent frozen or asleep is not the function's
+_PATIENCE = (
+    5.0  # times the limit, by the clock on the wall: a function may wait, and a busy machine makes it wait
+)
+_SLICE = (
+    0.1  # seconds; the clock counts in these, so that time for which all was frozen is not the function's
+)
 _STOP_SECONDS = 5.0
 
 FailureKind = Literal["raised", "hung", "died"]
@@ -66,6 +73,7 @@ class _Worker:
         limits: dict[str, float],
     ) -> None:
         self._limits = limits
+        self._owner = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
         self.pid, self._source, self._target = self._start(function, adaptor)
         self._receive(_START_SECONDS)
@@ -116,12 +124,15 @@ class _Worker:
         done, late = threading.Event(), threading.Event()
 
         def clock() -> None:
-            left = seconds
+            before = _processor_seconds(self.pid)
+            left = seconds if before is None else _PATIENCE * seconds
             while left > 0:
                 started = time.monotonic()
-                if done.wait(min(left, _SLICE)):
+                if done.wait(min(left, seconds, _SLICE)):
                     return
                 left -= min(time.monotonic() - started, 2 * _SLICE)
+                if before is not None and (_processor_seconds(self.pid) or before) - before >= seconds:
+                    break
             late.set()
             self._kill()
 
@@ -159,7 +170,7 @@ class _Worker:
 
     def close(self) -> None:
         """End the process."""
-        if not self.alive:
+        if not self.alive or self._owner != os.getpid():  # a fork has no say in its parent's workers
             return
         self._kill()
         for stream in (self._target, self._source):
@@ -172,6 +183,14 @@ class _Worker:
                 os.waitpid(self.pid, 0)
 
 
+def _processor_seconds(pid: int) -> float | None:
+    """What a process has used so far; None where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return None
+
+
 def _fork(function: Function, limits: dict[str, float]) -> tuple[int, IO[bytes], IO[bytes]]:
     """The same as a fresh process, for a function that has no name."""
     jobs_out, jobs_in = os.pipe()
@@ -182,12 +201,15 @@ def _fork(function: Function, limits: dict[str, float]) -> tuple[int, IO[bytes],
         pid = os.fork()
     if pid == 0:
         try:
+            sys.settrace(None)  # a debugger's, or the audit's, which gives way to threads that are not here
             os.setsid()  # a Ctrl-C is the parent's
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
             nowhere = os.open(os.devnull, os.O_RDWR)
             for descriptor in range(3):
                 os.dup2(nowhere, descriptor)
+            faulthandler.disable()  # it has an error stream of its own
+            sys.stdout = sys.stderr = os.fdopen(nowhere, "w")
             os.close(jobs_in)
             os.close(answers_out)
             serve(function, os.fdopen(jobs_out, "rb"), os.fdopen(answers_in, "wb"), limits)
@@ -204,7 +226,8 @@ class Isolated:
     Args:
         function: JSON in, JSON out; or anything, with an `adaptor`.
         adaptor: makes such a function of it, in the worker; importable itself where `function` is.
-        seconds: of one call; then its process is killed, and the next call starts another.
+        seconds: of processor time of one call, and three times as many by the clock; then its process is killed, and
+            the next call starts another.
         memory_bytes: that a call may add to its process.
     """
 
@@ -219,6 +242,10 @@ class Isolated:
         self._function, self._adaptor = function, adaptor
         self.seconds = seconds
         self._limits: dict[str, float] = {"seconds": seconds, "memory_bytes": memory_bytes}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._owner = os.getpid()
         self._free = threading.Semaphore(MAX_WORKERS)
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
@@ -231,6 +258,8 @@ class Isolated:
             Failure: it raised, hung or died.
             ConfigError: it cannot be run apart on this system.
         """
+        if self._owner != os.getpid():  # a fork of the process that began: the workers are not its own
+            self._begin()
         with self._free:
             with self._lock:
                 worker = self._idle.pop() if self._idle else None

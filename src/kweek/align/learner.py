@@ -174,6 +174,7 @@ class Learner:
 def _refuse(learner: Learner) -> None:
     """Raises ConfigError for parts that do not go together."""
     policy, drawing = learner.policy, learner.drawing
+    policy.require_updates(learner.epochs * learner.minibatches)
     valued = policy.advantage == "generalised"
     checks = (
         (valued and learner.critic is None, "critic", "generalised advantages need a critic"),
@@ -183,11 +184,6 @@ def _refuse(learner: Learner) -> None:
             learner.reference is not None and drawing.temperature != 1,
             "temperature",
             "a divergence is measured between softmaxes at temperature 1",
-        ),
-        (
-            policy.ratio == "none" and learner.epochs * learner.minibatches > 1,
-            "ratio",
-            "a second update on the same rollouts needs a ratio: they are no longer the policy's own",
         ),
         (
             drawing.truncates and policy.truncation == "refuse",

@@ -48,10 +48,15 @@ def scored_segments(rollouts: Sequence[Rollout], teacher: LanguageModel) -> list
     """The same with what a teacher thinks of every token, for `SampledDistillation`.
 
     Raises:
-        DataError: nothing was sampled.
+        DataError: nothing was sampled, or from a truncated distribution, whose tokens estimate another divergence.
         KweekError: the teacher cannot score, or gives what is no logarithm.
     """
     total = _num_sampled(rollouts)
+    if any(one.kept_mass for one in rollouts):
+        raise DataError(
+            "rollouts were drawn with top_k, top_p or min_p: their tokens estimate another divergence",
+            fix="draw them from the whole softmax, or let the teacher read along in this process",
+        )
     segments = []
     for one, said in zip(rollouts, teacher.score([one.token_ids for one in rollouts]), strict=True):
         sampled = np.asarray(one.sampled, np.float32)

@@ -96,6 +96,14 @@ class Policy:
         if self.advantage != "generalised" and (self.gamma, self.decay) != (1, 1):
             raise _error("gamma", "only generalised advantages are discounted")
 
+    def require_updates(self, count: int) -> None:
+        """Raises ConfigError where so many updates on the same rollouts cannot be meant."""
+        if self.ratio == "none" and count > 1:
+            raise _error(
+                "ratio",
+                "a second update on the same rollouts needs a ratio: they are no longer the policy's own",
+            )
+
     @property
     def grouped(self) -> bool:
         """Whether a group of equal rewards carries no signal."""

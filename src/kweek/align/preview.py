@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kweek.align.chats import answers, encode_row
+from kweek.align.chats import NUM_COMPARED, answers, encode_row
 from kweek.data.chats import Conversation, Preference, Row, Task, row_id
 from kweek.data.chats_reading import read_chats
 from kweek.data.chats_report import BadRow, Report
@@ -20,12 +20,7 @@ from kweek.tokenize.chat import Chat, encode_prompt
 from kweek.tokenize.masks import MaskAudit, MaskCheck, check_prompts
 from kweek.tokenize.tokenizer import Tokenizer
 
-NUM_MEASURED = (
-    1000  # rows encoded for lengths and masks: enough for their percentiles, a few seconds of rendering
-)
-NUM_COMPARED = (
-    3  # chats whose prompts are compared with those of a server: a template does it rightly or never
-)
+NUM_MEASURED = 1000  # rows encoded for lengths and masks: enough for percentiles, a few seconds of rendering
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
 
@@ -137,7 +132,7 @@ def preview(
 def _measure(found: Preview, tokenizer: Tokenizer, rows: Iterable[Row], max_tokens: int) -> None:
     """Lengths, masks and faults of some rows."""
     check = MaskCheck(tokenizer)
-    refused = False
+    refused = differs = False
     for number, row in enumerate(rows):
         found.num_measured += 1
         try:
@@ -154,11 +149,12 @@ def _measure(found: Preview, tokenizer: Tokenizer, rows: Iterable[Row], max_toke
             except GuardError as error:
                 found.faults.append(str(error))
                 refused = True
-        if number < NUM_COMPARED and isinstance(row, Conversation):
+        if number < NUM_COMPARED and isinstance(row, Conversation) and not differs:
             try:
                 check_prompts(tokenizer, row.messages, tools=row.tools)
             except GuardError as error:
-                found.faults += [str(error)] if str(error) not in found.faults else []
+                found.faults.append(str(error))
+                differs = True
     if not refused and any(found.learnt):
         try:
             found.audit = check.audit()

@@ -79,7 +79,7 @@ def show(
         return
     console = Console(highlight=False, soft_wrap=True)
     for sample in found.samples:
-        console.print(_drawn(sample, boundaries, colours=console.color_system is not None), "")
+        console.print(_drawn(sample, boundaries, colours=console.color_system is not None), end="\n\n")
     _say(found, console)
 
 
@@ -101,11 +101,17 @@ def _drawn(sample: Sample, boundaries: bool, *, colours: bool) -> Text:
     from rich.text import Text
 
     learnt = sum(weight != 0 for _, weight, _ in sample.tokens)
-    text = Text(f"{sample.origin}  {sample.title}", "bold")
+    text = Text.assemble((f"{sample.origin}  {sample.title}", "bold"))
     if sample.tokens:
-        text.append(f"  {len(sample.tokens)} tokens, {learnt} learnt\n", "not bold dim")
-    before = 0.0
+        text.append(f"  {len(sample.tokens)} tokens, {learnt} learnt\n", "dim")
+    runs: list[tuple[str, float, bool]] = []
     for piece, weight, special in sample.tokens:
+        if not boundaries and runs and runs[-1][1:] == (weight, special):
+            runs[-1] = (runs[-1][0] + piece, weight, special)
+        else:
+            runs.append((piece, weight, special))
+    before = 0.0
+    for piece, weight, special in [*runs, ("", 0.0, False)]:
         if weight != before:
             closing = "⟧" if before and not colours else ""
             opening = "⟦" if weight and not colours else ""
@@ -113,12 +119,9 @@ def _drawn(sample: Sample, boundaries: bool, *, colours: bool) -> Text:
                 closing + opening + (f"(weight {weight:g}) " if weight not in (0.0, 1.0) else ""), "yellow"
             )
         before = weight
-        style = ("green" if weight else "default") + (" underline" if special else "")
-        text.append(piece, style)
-        if boundaries:
+        text.append(piece, ("green" if weight else "default") + (" underline" if special else ""))
+        if boundaries and piece:
             text.append("·", "dim")
-    if before and not colours:
-        text.append("⟧")
     if sample.gold:
         text.append(f"\nright answer: {sample.gold}", "dim")
     return text

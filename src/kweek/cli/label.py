@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from kweek.cli.keys import Keys
     from kweek.data.chats import Messages
     from kweek.system.answers import Answerer
-    from kweek.system.blind import Pair
+    from kweek.system.blind import Choice, Pair
     from kweek.system.labels import Answers, Contest, Labels, Summary
 
 #: Keys and what they mean.
-_KEYS = {"1": "1", "2": "2", "t": "tie", "=": "tie", "s": "skip", "u": "undo", "q": "quit", "\x04": "quit"}
+_KEYS = {"1": "1", "2": "2", "t": "tie", "=": "tie", "s": "skip", "u": "undo", "q": "quit"}
 _HELP = "1 or 2: the better one   t: tie   s: pass over   u: undo   q: leave"
 
 
@@ -140,34 +142,37 @@ def _say_skipped(report: Any) -> None:
         print(f"{report.num_skipped} records left out: {report.commonest()}")
 
 
-def _session(
-    labels: Labels, key: Callable[[], str] = typer.getchar, clock: Callable[[], float] = time.monotonic
-) -> None:
+def _session(labels: Labels) -> None:
     """Show pairs and take keys until all are judged or the person leaves."""
+    from kweek.cli.keys import Keys
+
     print(f"{labels.num_done} of {labels.num_pairs} judged. {_HELP}")
-    while (pair := labels.next()) is not None:
-        _draw(pair, labels.num_done + 1, labels.num_pairs)
-        shown = clock()
-        said = _key(key)
-        if said == "quit":
-            return
-        if said == "undo":
-            print("taken back" if labels.undo() else "there is nothing to take back")
-            continue
-        labels.judge(pair, said, clock() - shown)  # type: ignore[arg-type]
-        print({"tie": "tie", "skip": "passed over"}.get(said, f"{said} is better"))
-    print("All pairs are judged.")
+    # Ctrl-C may come between two keys as well: what was judged is kept, so it is only another way to leave.
+    with Keys() as keys, suppress(KeyboardInterrupt):
+        while (pair := labels.next()) is not None:
+            keys.forget()
+            _draw(pair, labels.num_done + 1, labels.num_pairs)
+            shown = time.monotonic()
+            said = _said(keys)
+            if said == "quit":
+                return
+            if said == "undo":
+                print("taken back" if labels.undo() else "there is nothing to take back")
+                continue
+            labels.judge(pair, cast("Choice", said), time.monotonic() - shown)
+            print({"tie": "tie", "skip": "passed over"}.get(said, f"{said} is better"))
+        print("All pairs are judged.")
 
 
-def _key(key: Callable[[], str]) -> str:
+def _said(keys: Keys) -> str:
     """What the next key that means something means."""
     while True:
         try:
-            pressed = key()
-        except (EOFError, KeyboardInterrupt):
+            key = keys.read().lower()
+        except EOFError:
             return "quit"
-        if pressed.lower() in _KEYS:
-            return _KEYS[pressed.lower()]
+        if key in _KEYS:
+            return _KEYS[key]
         print(_HELP)
 
 

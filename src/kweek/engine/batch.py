@@ -76,9 +76,13 @@ class BatchEngine(ABC):
         done: dict[int, Completion] = {}
         cancelled = False
         try:
+            scheduler = (
+                self._current()
+            )  # once: looking whether weights have changed costs more than a request
             for index, request in enumerate(requests):
+                self._check(request)
                 told = None if on_token is None else Told(on_token, index)
-                tickets[self.submit(request, told)] = index
+                tickets[scheduler.submit(request, told)] = index
             while len(done) < len(tickets):
                 done |= {tickets[ticket]: completion for ticket, completion in self.step()}
                 if not cancelled and self.should_stop():

@@ -178,8 +178,15 @@ class Engine(BatchEngine):
         return self._identified[1]
 
     def _backend(self, version: Version) -> Backend:
-        """A backend for these weights; one that has recorded graphs is kept while they lie where they lay."""
+        """A backend for these weights; one that has recorded graphs is kept while they lie where they lay.
+
+        The native one keeps its memory.
+        """
         before = None if self._scheduler is None else self._scheduler.backend
+        if isinstance(before, NativeBackend) and before.config == self.network.config:
+            self._check_form()
+            before.repack(self.network)
+            return before
         moved = [place for place, _ in version] != [place for place, _ in self._version]
         if not isinstance(before, DeviceBackend) or moved:
             return self._make()
@@ -191,6 +198,13 @@ class Engine(BatchEngine):
         """The network, with its adapter merged: torch would otherwise form the sum again for every token."""
         return self.network if self.network.adapter is None else merged_copy(self.network)
 
+    def _check_form(self) -> None:
+        if self.network.adapter is not None and self._weights in ("q8", "q4"):
+            raise KweekError(
+                f"{self._weights} would round most of the adapter away without a word",
+                fix="use f32 or f16, or merge, quantise and measure",
+            )
+
     def _make(self) -> Backend:
         num_slots = self._num_slots + SCORE_SLOTS
         on_gpu = self.network.head_weight.is_cuda
@@ -200,11 +214,7 @@ class Engine(BatchEngine):
                 "weights, kv, threads and the native library are for networks on the CPU, and not for torch",
                 fix="leave them out, or move the network to the CPU and compute natively",
             )
-        if self.network.adapter is not None and self._weights in ("q8", "q4"):
-            raise KweekError(
-                f"{self._weights} would round most of the adapter away without a word",
-                fix="use f32 or f16, or merge, quantise and measure",
-            )
+        self._check_form()
         if on_gpu:
             return DeviceBackend(self._whole(), num_slots=num_slots)
         if self._computing == "torch":

@@ -44,8 +44,12 @@ class Slots:
         best: Slot | None = None
         longest = 0
         for slot in self._slots:
-            if slot.tenant == tenant and slot.token_ids:
-                length = min(common_prefix(slot.token_ids, prompt_ids), len(prompt_ids) - 1)
+            held = slot.token_ids
+            # The place that a prefix as long as the longest so far would end with tells most of the others apart.
+            if longest and (len(held) < longest or held[longest - 1] != prompt_ids[longest - 1]):
+                continue
+            if slot.tenant == tenant and held:
+                length = min(common_prefix(held, prompt_ids), len(prompt_ids) - 1)
                 # An idle slot before a busy one of the same length: nothing to copy.
                 if length > longest or (
                     length == longest and length and best is not None and best.busy and not slot.busy
@@ -76,7 +80,13 @@ class Slots:
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """How many leading tokens agree."""
-    length = min(len(a), len(b))
-    if list(a[:length]) == list(b[:length]):
-        return length
-    return next(i for i in range(length) if a[i] != b[i])
+    same, length = 0, min(len(a), len(b))
+    while (
+        same < length
+    ):  # halving what is compared at once: slices are compared much faster than tokens one by one
+        middle = (same + length + 1) // 2
+        if list(a[same:middle]) == list(b[same:middle]):
+            same = middle
+        else:
+            length = middle - 1
+    return same

@@ -169,6 +169,8 @@ def base_digest(network: Network) -> str:
         layer = place.layer
         base = layer.base if isinstance(layer, AdaptedLinear) else layer
         _digest(digest, base.weight)
+        if base.bias is not None:
+            _digest(digest, base.bias)
     for path, module in network.named_modules():
         if not any(path == layer or path.startswith(f"{layer}.") for layer in of_layers):
             for parameter in module.parameters(recurse=False):

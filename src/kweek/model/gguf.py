@@ -92,7 +92,7 @@ def check_file(file: GGUFFile) -> ModelConfig:
                 f"tensor {name} is of {info.type_name}, which is not supported", where=where
             )
     if left := sorted(set(file.tensors) - set(shapes) - {FREQUENCY_FACTORS}):
-        raise CheckpointError(f"tensor {left[0]!r} is not part of this architecture", where=where)
+        raise CheckpointError(f"tensor {left[0][:80]!r} is not part of this architecture", where=where)
     _check_scaling(file, config)
     _check_vocabulary(file, config)
     return config

@@ -20,6 +20,7 @@ _SCALARS = {
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
 _MAX_DEPTH = 2  # arrays of arrays occur nowhere deeper
+_MOST_SAID = 240  # characters of what is wrong: one line on a screen or three
 _MAX_ENTRIES = 4096  # a hundred times what real files have
 _MAX_NAME_BYTES = 1024  # ten times what real names have; the format allows 65,535
 _MAX_TEXT_BYTES = 1 << 20  # the longest chat template of a published model is a fortieth of this
@@ -38,7 +39,9 @@ class Cursor:
         self.data, self.where, self.position = data, where, 0
 
     def broken(self, what: str) -> CheckpointError:
-        """The error for this file."""
+        """The error for this file. Names in a broken file may be long; of `what` both ends are said."""
+        if len(what) > _MOST_SAID:
+            what = f"{what[: _MOST_SAID // 2]} ... {what[-_MOST_SAID // 2 :]}"
         return CheckpointError(what, where=self.where, fix="fetch the file again or use another one")
 
     def skip(self, size: int) -> int:

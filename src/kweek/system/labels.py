@@ -20,9 +20,7 @@ from kweek.stats.intervals import Interval, wilson
 from kweek.store.records import Records
 from kweek.system.blind import Choice, Coin, Pair, Tally, count, keep, pairs_of, toss
 
-REPEAT_SHARE = (
-    0.1  # one pair in eleven is shown again: after 100 judgements ten tell agreement of 90% from 60%
-)
+REPEAT_SHARE = 0.1  # ten of 110 judgements are second ones: they tell agreement of 90% from 60%
 DISTANCE = 5  # judgements between a pair and its return, so that it is judged and not remembered
 AHEAD = 8  # pairs answered at once: enough for the engine to work in batches, few enough to begin soon
 

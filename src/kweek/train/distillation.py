@@ -7,11 +7,13 @@ Three ways to know what the teacher says, for three situations; all three are we
 - `StoredDistillation`: it has read the text before, and its likeliest tokens are on disk (`kweek.data.predictions`).
 - `SampledDistillation`: it has only said how likely it finds the very tokens that the pupil sampled.
 
-All need the tokenizer of the teacher, which networks do not know: see `kweek.tokenize.agreement`.
+All need the tokenizer of the teacher, which networks do not know: `load_teacher` and `Predictions.open` compare it.
 Shapes: B rows, T positions, N = B T tokens, D width of the pupil, G of the teacher, S segments.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,9 +21,12 @@ from torch import Tensor
 from kweek.data.batches import Batch
 from kweek.data.predictions import ROW, SHARD, Predictions
 from kweek.errors import ConfigError, DataError
+from kweek.model.checkpoint import load_model
 from kweek.model.divergence import FORWARD, Measure, fused_divergence, likeliest_divergence
 from kweek.model.head import fused_cross_entropy, token_nll
 from kweek.model.network import Network
+from kweek.tokenize.agreement import check_same_tokenizer
+from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.objective import Likelihood, Loss
 
 TEACHER = "teacher_logprob"  # the stream of what a teacher says of the targets, natural logs
@@ -138,6 +143,17 @@ class SampledDistillation:
         excess_N = -nll_N.detach() - batch.streams[TEACHER].flatten()
         value = -(weights_N * excess_N * nll_N).sum()
         return Loss(value, nll_N.detach(), {"divergence": float(excess_N @ weights_N)})
+
+
+def load_teacher(folder: Path, tokenizer: Tokenizer) -> Network:
+    """The network of a checkpoint folder, in fp32, to teach a pupil with this tokenizer.
+
+    Raises:
+        ConfigError: the folder's tokenizer gives a text other ids, also where it has as many tokens.
+        CheckpointError: the folder cannot be loaded.
+    """
+    check_same_tokenizer(Tokenizer.load(folder), tokenizer)
+    return load_model(folder)
 
 
 def _check_vocabulary(network: Network, vocab_size: int) -> None:

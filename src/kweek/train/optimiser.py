@@ -154,18 +154,20 @@ class SplitOptimiser:
             rows = {id(parameter): rows for m in stacked for parameter, rows in m.stacks()}
             self._muon = Muon(groups.pop("matrices"), lr=muon, weight_decay=weight_decay, rows=rows)
         decays = {"matrices", "head"}
-        self._adamw = torch.optim.AdamW(
-            [
-                {
-                    "params": params,
-                    "lr": getattr(rates, kind),
-                    "weight_decay": weight_decay if kind in decays else 0.0,
-                }
-                for kind, params in groups.items()
-            ],
-            betas=betas,
-            fused=True,  # one pass over memory instead of ten
-        )
+        self._adamw = None
+        if groups:  # with Muon over an adapter nothing is left
+            self._adamw = torch.optim.AdamW(
+                [
+                    {
+                        "params": params,
+                        "lr": getattr(rates, kind),
+                        "weight_decay": weight_decay if kind in decays else 0.0,
+                    }
+                    for kind, params in groups.items()
+                ],
+                betas=betas,
+                fused=True,  # one pass over memory instead of ten
+            )
         self._parts: list[torch.optim.Optimizer] = [p for p in (self._adamw, self._muon) if p is not None]
         self._peaks = [group["lr"] for part in self._parts for group in part.param_groups]
 
@@ -182,7 +184,8 @@ class SplitOptimiser:
 
     def num_flops_per_step(self) -> float:
         """Arithmetic of one update; for Muon with its Newton–Schulz iterations."""
-        plain: int = sum(p.numel() for group in self._adamw.param_groups for p in group["params"])
+        groups = self._adamw.param_groups if self._adamw else []
+        plain: int = sum(p.numel() for group in groups for p in group["params"])
         return NUM_ADAMW_FLOPS_PER_PARAMETER * plain + (
             self._muon.num_flops_per_step() if self._muon else 0.0
         )

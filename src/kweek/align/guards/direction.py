@@ -30,6 +30,7 @@ class Probe:
         trainers: those whose weights the update moves.
         update: makes it; called with the moments of the optimisers empty.
         margins: by how much the better answer of each known pair leads: in log-probability, or in reward or value.
+        figure: what the margins are called in records.
         own: whether the update is made on the known pairs themselves, so that the margins are bound to rise on average.
             An update on other data may leave them alone, but must not lower them.
         again: whether it says something in the middle of a run too. Where a loss has its optimum at a finite margin,
@@ -40,6 +41,7 @@ class Probe:
     trainers: Sequence[Trainer]
     update: Callable[[], object]
     margins: Callable[[], Sequence[float]]
+    figure: str = "margin"
     own: bool = True
     again: bool = True
 

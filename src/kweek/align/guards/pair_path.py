@@ -34,18 +34,13 @@ def pair_sign(
         margins: of the known pairs: `answer_margins`, or for a reward model the differences of its rewards.
         every: see `SignGuard`.
     """
+
+    def update(batches: Updates) -> Callable[[], object]:
+        return lambda: trainer.step(batches(), 1.0)
+
     probes = [
-        Probe(
-            "an update on known pairs", [trainer], lambda: trainer.step(known(), 1.0), margins, again=False
-        ),
-        Probe(
-            "an update on the data",
-            [trainer],
-            lambda: trainer.step(data(), 1.0),
-            margins,
-            own=False,
-            again=False,
-        ),
+        Probe("an update on known pairs", [trainer], update(known), margins, again=False),
+        Probe("an update on the data", [trainer], update(data), margins, "data", own=False, again=False),
     ]
     return SignGuard(probes, watched=margins, every=every)
 

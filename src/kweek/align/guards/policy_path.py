@@ -14,9 +14,9 @@ from kweek.align.guards.sign import EVERY, SignGuard
 from kweek.align.learner import Learner
 from kweek.align.lessons import chosen
 from kweek.align.rollout import Group, Rollout
+from kweek.align.surrogate import Surrogate
 from kweek.protocols import LanguageModel
 
-UPDATE = "an update on known pairs"  # what the probe is called in messages and figures
 FURTHER = 0.5  # nats per token by which an answer is put further from the reference, to see what that costs
 
 
@@ -50,12 +50,12 @@ def policy_sign(
         with _without_divergence(learner):
             learner.learn(pairs(), step=0, factor=1.0, current=False)
 
+    name = "an update on known pairs"
     trainers = [learner.trainer, *([learner.critic.trainer] if learner.critic else [])]
-    probes = [Probe(UPDATE, trainers, update, lambda: log_margins(model, fixed))]
+    probes = [Probe(name, trainers, update, lambda: log_margins(model, fixed))]
     if learner.critic is not None:
-        probes.append(
-            Probe(f"{UPDATE}, by the critic's errors,", trainers, update, lambda: _fit(learner, fixed))
-        )
+        wording = f"{name}, by the critic's errors,"
+        probes.append(Probe(wording, trainers, update, lambda: _fit(learner, fixed), "critic"))
     return SignGuard(
         probes,
         ranking=ranking,
@@ -98,6 +98,9 @@ def _moved(rollout: Rollout, distance: float) -> Rollout:
 
 def _lost(learner: Learner, pairs: Sequence[Known], distance: float) -> float:
     """The policy's loss on known pairs whose reference is the policy itself, moved down by some nats per token."""
+    objective = learner.trainer.objective
+    if isinstance(objective, Surrogate):
+        objective.kl_weight = learner.control.weight
     lessons = [
         replace(
             lesson,

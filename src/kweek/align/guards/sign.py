@@ -125,7 +125,7 @@ class SignGuard:
         for probe in self.probes:
             if first or probe.again:
                 found = direction(probe)
-                figures |= {f"before {probe.name}": found.before, f"after {probe.name}": found.after}
+                figures |= {f"{probe.figure}_before": found.before, f"{probe.figure}_after": found.after}
                 if wrong := misdirected(found, probe):
                     return wrong, doubt, figures
         return "", doubt, figures

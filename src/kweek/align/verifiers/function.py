@@ -35,6 +35,7 @@ class FunctionVerifier:
         seconds: of one judgement.
 
     Attributes:
+        function: as it was given.
         calls: judgements so far.
         faults: how many of them failed, by kind.
     """
@@ -42,7 +43,7 @@ class FunctionVerifier:
     def __init__(self, function: Judge, *, seconds: float = SECONDS) -> None:
         if not callable(function):
             raise ConfigError(f"a verifier must be a function, not {type(function).__name__}")
-        self.name = getattr(function, "__qualname__", type(function).__name__)
+        self.function = function
         self.calls = 0
         self.faults: Counter[Fault] = Counter()
         self._lock = threading.Lock()

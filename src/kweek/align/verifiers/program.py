@@ -144,7 +144,7 @@ def read_tests(gold: str) -> list[dict[str, Any]]:
     return tests
 
 
-def tests_of_asserts(statements: str) -> str:
+def from_asserts(statements: str) -> str:
     """Statements such as `assert f(2, 3) == 5` as a gold answer.
 
     Raises:

@@ -13,7 +13,15 @@ Reading = Literal["whole", "boxed", "marked", "last"]
 MAX_ANSWER_CHARS = 2_000  # a longer answer to a question with one answer is no answer
 _BOXES = ("\\boxed{", "\\fbox{")
 _MARK = re.compile(r"####|\b(?:final answer|answer)\b(?:\s{1,3}is\b)?\s{0,3}:?", re.IGNORECASE)
-_WRAPPINGS = (("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"))
+_WRAPPINGS = (
+    ("**", "**"),
+    ("$$", "$$"),
+    ("$", "$"),
+    ("\\(", "\\)"),
+    ("\\[", "\\]"),
+    ("`", "`"),
+    ("\\text{", "}"),
+)
 
 
 def final_answer(text: str, reading: Reading) -> str | None:

@@ -55,7 +55,7 @@ def normalised(text: str) -> str:
         " "
         if unicodedata.category(letter)[0] in "PZC" and not (letter in ".,-" and after.isdigit())
         else letter
-        for letter, after in zip(folded, folded[1:] + " ", strict=True)
+        for letter, after in zip(folded, folded[1:] + " ", strict=False)
     )
     return " ".join(_ARTICLES.sub(" ", plain).split())
 

@@ -109,6 +109,16 @@ class NativeBackend:
         self.logits = np.zeros((MAX_ROWS, self.stride), np.float32)
         self.lse = np.zeros(MAX_ROWS, np.float32)
 
+    def repack(self, network: Network) -> None:
+        """Take the weights that a network of the same shape has now. What slots hold is of the old ones; memory stays.
+
+        New memory for the slots, written to for the first time, would cost an update of a small network more than the
+        weights do.
+        """
+        self._kept = []
+        self.model = self._pack(network, self.form)
+        self.model.cosines, self.model.sines = (int(part.ctypes.data) for part in self._rotations)
+
     def reserve(self, slot: int, tokens: int) -> None:
         """See `Backend`."""
         before = int(self._slots[slot]["capacity"])

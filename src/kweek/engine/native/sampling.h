@@ -194,14 +194,15 @@ void kw_logprobs(const kw_model *m, int rows, const float *logits, int stride, c
 }
 
 /* Up to `steps` tokens for each row, in as many calls of the network; a row that met an event, or has produced all it may,
-   is passed over. `extra` rows go through the network with the first call and produce nothing: prompts, and what tools
+   is passed over; once a quarter of those that began are, the call ends, since full calls cost less per row and others may
+   be waiting. `extra` rows go through the network with the first call and produce nothing: prompts, and what tools
    said. `choices` has (rows, steps). `logits` has `rows` rows and afterwards holds those of the last call, in the order of
    the rows that were in it; `lse` the logarithm of the sum of their exponentials. Returns the calls made. */
 int kw_run(const kw_model *m, kw_scratch *s, const kw_slot *cache, int rows, kw_row *row, int steps, int extra, const int32_t *tokens,
            const int32_t *slots, const int32_t *positions, kw_choice *choices, float *logits, int stride, float *lse, void *work) {
     int32_t token[1024], slot[1024], position[1024], wanted[1024] = {0}, who[1024];
     kw_choice chosen[1024];
-    int made = 0;
+    int made = 0, began = 0;
     if (rows + extra > s->max_rows || s->max_rows > 1024) return -1;
     for (int r = 0; r < rows; r++) row[r].produced = 0, row[r].done = row[r].remaining <= 0;
     for (int step = 0; step < steps; step++) {
@@ -213,7 +214,8 @@ int kw_run(const kw_model *m, kw_scratch *s, const kw_slot *cache, int rows, kw_
             token[n] = row[r].token, slot[n] = row[r].slot, position[n] = row[r].position;
             who[active] = r, wanted[active++] = n++;
         }
-        if (!n) break;
+        if (!step) began = active;
+        if (!n || 4 * active < 3 * began) break;
         kw_turn turn = {{m, s, cache, n, active, stride, token, slot, position, wanted, logits}, row, who, chosen, lse, work};
         together(team_for(m, s, n), step_and_choose, &turn);
         made++;

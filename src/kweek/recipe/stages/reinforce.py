@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from pydantic import model_validator
+
 from kweek.align.algorithms import AlgorithmName, named
 from kweek.align.asynchronous import Asynchronous
 from kweek.align.collecting import Collected, Collector, Course
@@ -16,7 +18,7 @@ from kweek.align.critic import Critic
 from kweek.align.guards.collapse import CollapseGuard
 from kweek.align.guards.guard import Guard, Verdict
 from kweek.align.guards.known import known_pairs
-from kweek.align.guards.policy_path import UPDATE, policy_sign
+from kweek.align.guards.policy_path import policy_sign
 from kweek.align.keeping import MAIN
 from kweek.align.learner import Learner
 from kweek.align.loop import Loop, Replay, nothing
@@ -34,6 +36,7 @@ from kweek.data.batches import Segment
 from kweek.data.packing import PackedMix, Source, keyed_generator
 from kweek.engine.engine import Engine
 from kweek.engine.native import library as native
+from kweek.errors import ConfigError
 from kweek.model.network import Network
 from kweek.model.scorer import scorer_from
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
@@ -139,6 +142,27 @@ class Config(StageConfig):
         10, doc="updates between measurements on held-out problems", reason="a second of every twenty", ge=1
     )
 
+    @model_validator(mode="after")
+    def _can_be_meant(self) -> Config:
+        try:
+            policy = self.algorithm_policy()
+            self.course().require_sense(policy)
+            policy.require_updates(self.epochs * self.minibatches)
+            DivergenceControl(policy.kl_weight, self.kl_target, self.kl_budget)
+        except ConfigError as error:
+            raise ValueError(f"{error.where}: {error.what}") from error
+        return self
+
+    def algorithm_policy(self) -> Policy:
+        """The algorithm with its switches."""
+        return named(self.algorithm, self.policy)
+
+    def course(self) -> Course:
+        """How many attempts at what."""
+        return Course(
+            self.steps, self.prompts, self.samples, self.warmup, self.rounds, self.pool, self.staleness
+        )
+
 
 def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Estimate:
     """Half the groups carry a signal and are trained on; without the native library generating takes the most time."""
@@ -155,15 +179,7 @@ def run(ctx: StageContext) -> None:
     network, tokenizer = load(ctx.inputs["model"])
     environment = WordProblems(share_sums=config.share_sums)
     learner = _learner(config, network, environment, ctx.seed)
-    course = Course(
-        config.steps,
-        config.prompts,
-        config.samples,
-        config.warmup,
-        config.rounds,
-        config.pool,
-        config.staleness,
-    )
+    course = config.course()
     collector = Collector(
         environment, tokenizer, course, f"rl/{ctx.seed}", learner.drawing,
         max_positions=network.config.max_positions,
@@ -192,7 +208,7 @@ def run(ctx: StageContext) -> None:
 
 def _learner(config: Config, network: Network, environment: WordProblems, seed: int) -> Learner:
     """The algorithm with its optimiser, and with reference and critic where it has them."""
-    policy: Policy = named(config.algorithm, config.policy)
+    policy = config.algorithm_policy()
     rate, wanted = config.learning_rate, config.kl_target or config.kl_budget
     reference = Reference(copy.deepcopy(network)) if policy.needs_reference or wanted else None
     critic = None
@@ -245,10 +261,7 @@ class _Progress:
         """See `Loop.on_verdict`; what the guard of the sign sees at first has a record of its own."""
         figures, records = dict(verdict.figures), self._ctx.records
         if guard == "sign" and step == 0:
-            before, after = (figures[f"{when} {UPDATE}"] for when in ("before", "after"))
-            records.append(
-                "sign", pairs=int(figures["pairs"]), margin_before=before, margin_after=after, passed=True
-            )
+            records.append("sign", **figures, passed=True)
         else:
             text = verdict.text
             records.append("guard", name=guard, step=step, verdict=verdict.kind, text=text, figures=figures)

@@ -1,0 +1,1 @@
+"""Environments: fixed prompts, stories, games, tools, and the tasks of reasoning-gym."""

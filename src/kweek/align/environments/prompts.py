@@ -1,0 +1,175 @@
+"""Prompts with verifiers from a file: one JSON object a line.
+
+    {"prompt": "What is 12+7?", "gold": "19", "verifier": "number"}
+    {"messages": [{"role": "user", "content": "…"}], "gold": "B", "verifier": {"kind": "choice", "num_options": 4}}
+
+Further keys: "level" for tables, "reference" for a right answer where the gold is not one itself (a schema, tests).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kweek.align.environment import Episode, Item
+from kweek.align.environments.single_turn import MAX_NEW_TOKENS, OneAnswer, SingleTurn
+from kweek.align.verifier import whole_number
+from kweek.align.verifiers.named import named
+from kweek.align.verifiers.program import Run
+from kweek.errors import ConfigError, DataError
+from kweek.protocols import Verifier
+
+MAX_LINE_BYTES = 8 << 20  # of one prompt; a longer line is no prompt
+_KEYS = frozenset({"prompt", "messages", "gold", "answer", "verifier", "level", "reference"})
+_ROLES = ("system", "user", "assistant", "tool")
+#: A right answer as a reading wants it, for the audit.
+_REFERENCES = {"boxed": "\\boxed{{{}}}", "marked": "The answer is {}."}
+
+
+class Prompts(SingleTurn):
+    """Items that bring their verifiers.
+
+    Args:
+        name: for records.
+        items: with `data["verifier"]`, as `read_items` makes them.
+        max_new_tokens: of an answer.
+        run: the sandbox, for verifiers that run programs.
+
+    Raises:
+        DataError: no items, or one question with two golds.
+        ConfigError: a verifier that is not there.
+    """
+
+    def __init__(
+        self, name: str, items: list[Item], *, max_new_tokens: int = MAX_NEW_TOKENS, run: Run | None = None
+    ) -> None:
+        super().__init__(name, items, whole_number, max_new_tokens=max_new_tokens)
+
+        @functools.cache
+        def verifier(spec: str) -> Verifier:
+            return named(json.loads(spec), run=run)
+
+        self._verifiers = verifier
+        for item in items:
+            self._verifier(item)
+
+    def _verifier(self, item: Item) -> Verifier:
+        return self._verifiers(json.dumps(item.data["verifier"], sort_keys=True))
+
+    def begin(self, item: Item) -> Episode:
+        """A fresh attempt, judged by the item's own verifier."""
+        return OneAnswer(item, self._verifier(item))
+
+
+def read_prompts(
+    path: Path, *, verifier: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS, run: Run | None = None
+) -> Prompts:
+    """The environment of a JSONL file.
+
+    Args:
+        path: the file.
+        verifier: of lines that name none.
+        max_new_tokens: of an answer.
+        run: the sandbox, for verifiers that run programs.
+
+    Raises:
+        DataError: a line that is no prompt; names file and line.
+    """
+    return Prompts(
+        path.stem,
+        read_items(_lines(path), verifier=verifier, run=run),
+        max_new_tokens=max_new_tokens,
+        run=run,
+    )
+
+
+def read_items(
+    records: Iterable[tuple[str, Mapping[str, Any]]], *, verifier: str | None = None, run: Run | None = None
+) -> list[Item]:
+    """Items of records, each with where it stands; whoever reads another format gives its records here.
+
+    Raises:
+        DataError: a record that is no prompt; names where.
+    """
+    items, checked = [], set()
+    for where, record in records:
+        if unknown := set(record) - _KEYS:
+            raise DataError(
+                f"the key {sorted(unknown)[0]!r} is not known",
+                where=where,
+                fix=f"use {', '.join(sorted(_KEYS))}",
+            )
+        spec = record.get("verifier", verifier)
+        if not isinstance(spec, str | dict):
+            raise DataError("no verifier is named", where=where, fix='add "verifier": "number" or another')
+        written = json.dumps(spec, sort_keys=True)
+        if written not in checked:
+            try:
+                named(spec, run=run)
+            except ConfigError as error:
+                raise DataError(error.what, where=where, fix=error.fix) from None
+            checked.add(written)
+        items.append(_item(record, spec, where))
+    return items
+
+
+def _item(record: Mapping[str, Any], spec: str | dict[str, Any], where: str) -> Item:
+    gold = record.get("gold", record.get("answer"))
+    if gold is None or gold == "":
+        raise DataError("there is no gold answer", where=where, fix='add "gold"')
+    text = gold if isinstance(gold, str) else json.dumps(gold, ensure_ascii=False)
+    data: dict[str, Any] = {"verifier": spec}
+    reading = spec.get("reading", "") if isinstance(spec, dict) else ""
+    if "reference" in record:
+        data["reference"] = str(record["reference"])
+    elif reading in _REFERENCES:
+        data["reference"] = _REFERENCES[reading].format(text)
+    return Item(tuple(_messages(record, where)), text, str(record.get("level", "")), data)
+
+
+def _messages(record: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    messages = record.get("messages")
+    if messages is None:
+        messages = [{"role": "user", "content": record.get("prompt")}]
+    if not isinstance(messages, list) or not messages:
+        raise DataError("there is neither a prompt nor messages", where=where, fix='add "prompt"')
+    for number, message in enumerate(messages):
+        here = f"{where} messages[{number}]"
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            raise DataError("this is no message with a role", where=here, fix=f"use {', '.join(_ROLES)}")
+        content = message.get("content")
+        if not (isinstance(content, str) and content.strip()) and not message.get("tool_calls"):
+            raise DataError("the message is empty", where=here, fix="give it text as its content")
+        if any("\ud800" <= letter <= "\udfff" for letter in str(content)):
+            raise DataError("the message holds half of a surrogate pair, which is not text", where=here)
+    if messages[-1]["role"] not in ("user", "tool"):
+        raise DataError("the last message asks nothing", where=where, fix="end with the user's")
+    return messages
+
+
+def _lines(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise DataError(
+            f"it cannot be read ({error.strerror})", where=str(path), fix="check the path"
+        ) from None
+    with file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
+            where = f"{path}:{number}"
+            if len(line) == MAX_LINE_BYTES:
+                raise DataError(
+                    f"a line of over {MAX_LINE_BYTES >> 20} MiB", where=where, fix="give one prompt a line"
+                )
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"not valid JSON ({str(error)[:80]})", where=where) from None
+            if not isinstance(record, dict):
+                raise DataError("not a JSON object", where=where)
+            yield where, record
