@@ -1,7 +1,8 @@
 """Policy gradients on problems small enough to know the answer: one token is the whole answer, so a policy is a table.
 
 Where the divergence is charged in the reward, the optimum is pi_ref exp(r / weight) / Z (Ziegler et al. 2019, equation
-2); there all answers earn the same, so that sampling has no noise left. Without a divergence it is the best answer, and
+2); there all answers to a prompt earn the same, so that sampling has no noise left (rewards are shifted so that the
+prompts are worth the same too: not every algorithm has a baseline for each). Without a divergence it is the best answer, and
 nothing else. GRPO is tried without its divergence, whose optimum in the loss is another and has no closed form.
 Rollouts are drawn from the network as it then is, and pass the package's rewards, advantages, objective and loop.
 """
@@ -36,7 +37,7 @@ from kweek.protocols import Score
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.trainer import Trainer
 
-STEPS, SAMPLES, RATE = 1200, 32, 1e-2
+STEPS, SAMPLES, RATE = 600, 32, 1e-2
 WEIGHT = 0.3  # of the divergence
 LIMIT = 32  # longer than any ramp before the limit on length
 
@@ -46,6 +47,12 @@ def solve(name: str, policy: Policy, seed: int, minibatches: int = 1) -> Solved:
     network = table_network(seed)
     start, size = copy.deepcopy(network), PROMPTS + ACTIONS
     rewards = np.random.default_rng(seed).uniform(0, 1, (PROMPTS, size))
+    wanted, optimum = np.eye(size)[rewards.argmax(1)], "the best answer"
+    if policy.kl == "reward":
+        unnormalised = policy_all(start) + rewards / policy.kl_weight
+        worth = np.logaddexp.reduce(unnormalised, -1, keepdims=True)
+        wanted, optimum = np.exp(unnormalised - worth), "pi_ref exp(r / weight) / Z"
+        rewards = rewards - policy.kl_weight * worth
     critic = None
     if policy.advantage == "generalised":
         critic = Critic(_trainer(scorer_from(network, per_token=True), 3 * RATE))
@@ -57,12 +64,6 @@ def solve(name: str, policy: Policy, seed: int, minibatches: int = 1) -> Solved:
     for step in range(STEPS):
         groups = [_group(network, p, rewards[p], generator) for p in range(PROMPTS)]
         learner.learn(groups, step=step, factor=1 - step / STEPS)
-    if policy.kl == "reward":
-        wanted = policy_all(start) + rewards / policy.kl_weight
-        wanted = np.exp(wanted - np.logaddexp.reduce(wanted, -1, keepdims=True))
-        optimum = "pi_ref exp(r / weight) / Z"
-    else:
-        wanted, optimum = np.eye(size)[rewards.argmax(1)], "the best answer"
     return Solved(name, optimum, float(np.abs(np.exp(policy_all(network)) - wanted).max()))
 
 
