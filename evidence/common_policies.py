@@ -1,11 +1,12 @@
-"""The rows of policy gradients on the common task: they sample by themselves and are told the gold score.
+"""Rows of the common task for what samples by itself: policy gradients, expert iteration, distillation on policy.
 
-One more row is told what a reward model says that has learnt from the pairs of the other rows (RLHF).
+They are told the gold score of what they say; one is told what a reward model says that has learnt from the pairs of
+the other rows (RLHF), and two have the network that RLOO left for a teacher, whose own training is not in their FLOP.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import common_task
@@ -17,15 +18,20 @@ from kweek.align.critic import Critic
 from kweek.align.environment import Item
 from kweek.align.expert import demonstrations, select
 from kweek.align.learner import Learner
+from kweek.align.on_policy import REVERSE, sampled_segments
+from kweek.align.pairs import PairBatches
 from kweek.align.policy import Policy
 from kweek.align.reference import Reference
 from kweek.align.rollout import Group, Rollout
+from kweek.align.sequences import micro_batches
 from kweek.align.sft import ChatBatches
+from kweek.data.batches import Batch, collate, pack, segment
 from kweek.data.packing import keyed_generator
 from kweek.engine.engine import Engine
 from kweek.model.network import Network
 from kweek.model.scorer import Scorer, scorer_from, scores
 from kweek.protocols import Request, Score
+from kweek.train.distillation import Distillation
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.trainer import Trainer
 
@@ -98,11 +104,14 @@ def reinforced(task: Task, policy: Policy, updates: int, judge: Judge) -> tuple[
     if policy.advantage == "generalised":
         critic = Critic(trainer_of(scorer_from(network, per_token=True)))
     reference = Reference(begin(task)) if policy.needs_reference else None
-    learner = Learner(trainer_of(network), policy, limit=LENGTH, critic=critic, reference=reference)
-    sampler, flop = Sampler(task, network, judge), 0.0
-    for step in range(updates):
+    minibatches = 1 if policy.ratio == "none" else 2  # so that a ratio has something to correct
+    learner = Learner(
+        trainer_of(network), policy, limit=LENGTH, critic=critic, reference=reference, minibatches=minibatches
+    )
+    sampler, flop, batches = Sampler(task, network, judge), 0.0, updates // minibatches
+    for step in range(batches):
         groups, spent = sampler.groups(step)
-        flop += spent + learner.learn(groups, step=step, factor=1 - step / updates).flop
+        flop += spent + learner.learn(groups, step=step, factor=1 - step / batches).flop
     return network, flop
 
 
@@ -138,10 +147,41 @@ def rlhf(task: Task, updates: int) -> dict[str, float]:
     return measured(task, network, flop + spent)
 
 
+def distilled(task: Task, updates: int) -> dict[str, float]:
+    """On the answers of the reference, which stand in the pairs."""
+    network, teacher = begin(task), reinforced(task, algorithms.rloo(), updates, gold_judge(task))[0]
+    pairs = PairBatches(task.pairs, batch_size=BATCH // 2, epochs=updates, seed=task.seed)
+    weights = np.array([0.0] + [1.0] * LENGTH, np.float32) / (BATCH * LENGTH)
+
+    def batches(first_step: int) -> Iterator[list[Batch]]:
+        for step in range(first_step, updates):
+            sides = (side for one in pairs.chosen(step) for side in (one.chosen, one.rejected))
+            yield micro_batches([[segment(side.token_ids, weights)] for side in sides], 64)
+
+    return measured(task, network, common_task.learn(network, Distillation(teacher), batches, updates))
+
+
+def distilled_on_policy(task: Task, updates: int) -> dict[str, float]:
+    """On the pupil's own answers, by reverse KL."""
+    network, teacher = begin(task), reinforced(task, algorithms.rloo(), updates, gold_judge(task))[0]
+    sampler, trainer, flop = Sampler(task, network, gold_judge(task)), trainer_of(network), 0.0
+    trainer.objective = Distillation(teacher, REVERSE)
+    for step in range(updates):
+        groups, spent = sampler.groups(step)
+        parts = sampled_segments([rollout for group in groups for rollout in group])
+        flop += spent + trainer.step([collate(pack(parts, 64))], 1 - step / updates).flop
+    return measured(task, network, flop)
+
+
 def rows() -> dict[str, Callable[[Task, int], dict[str, float]]]:
     """All of them."""
     found = {name: by_gold(make) for name, make in algorithms.ALGORITHMS.items() if name != "dapo"}
     found["dapo"] = by_gold(
         lambda: algorithms.dapo(overlong="keep", overlong_tokens=0)
     )  # all are equally long
-    return found | {"expert iteration": expert, "reward model, then RLOO": rlhf}
+    return found | {
+        "expert iteration": expert,
+        "reward model, then RLOO": rlhf,
+        "distillation of RLOO": distilled,
+        "distillation of RLOO, on policy": distilled_on_policy,
+    }

@@ -38,7 +38,7 @@ class Stored:
         pairs: with margins and reference log-probabilities.
         judged: the sides of the pairs as single answers, with strangers.
         old: by pair and side, the log-probability of every token when it was sampled.
-        returns, old_values: likewise, as a critic reads them.
+        returns, old_values: likewise, what a critic learns and what it has said.
         chains: the chosen sides, cut into steps.
         rewards: of every chosen and every rejected side.
     """
@@ -55,6 +55,13 @@ class Stored:
 def network(dtype: torch.dtype = torch.float64) -> Network:
     """The network, computing in `dtype`."""
     return _as(load_model(FOLDER), dtype)
+
+
+def teacher(dtype: torch.dtype = torch.float64) -> Network:
+    """Another network: the stored one with every row of its weights written backwards."""
+    made = load_model(FOLDER)
+    made.load_state_dict({name: value.flip(-1) for name, value in made.state_dict().items()})
+    return _as(made, dtype)
 
 
 def scorer(dtype: torch.dtype = torch.float64, *, per_token: bool = False) -> Scorer:

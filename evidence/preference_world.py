@@ -48,8 +48,9 @@ class Data:
     """What one seed learns from and is measured on.
 
     Attributes:
-        agreement: how often the labeller prefers the right answer, where one of two is right. validation, test:
-        items held out; the peak of a curve is chosen on the first, everything is measured on the second.
+        agreement: how often the labeller prefers the right answer, where one of two is right.
+        validation, test: items held out; the peak of a curve is chosen on the first, everything is measured on the
+            second.
     """
 
     seed: int
@@ -106,14 +107,14 @@ def judged(network: Network, items: Sequence[Item], judge: RewardModel | None = 
 
 
 def by_dpo(data: Data, epochs: int = 2) -> tuple[Network, Mapping[str, float]]:
-    """The policy after DPO, and the parts of its last update."""
+    """The policy after DPO, and the means of its last ten updates' parts."""
     network = small_world.started(data.seed)
     pairs = with_reference(data.pairs, Engine(network).score)
-    trainer, parts = trainer_of(network, 5e-4), [{}]
+    trainer, parts = trainer_of(network, 5e-4), []
+    trainer.objective = DPO(0.1)
     batches = PairBatches(pairs, batch_size=32, epochs=epochs, seed=data.seed)
     fit(
-        Trainer(network, trainer.optimiser, objective=DPO(0.1)), batches, batches.num_steps,
-        WarmupStableDecay(batches.num_steps, decay=1.0),
+        trainer, batches, batches.num_steps, WarmupStableDecay(batches.num_steps, decay=1.0),
         on_step=lambda totals, result, speed: parts.append(result.parts),
     )  # fmt: skip
     last = parts[-10:]
@@ -170,7 +171,7 @@ def by_rlhf(
 ) -> tuple[Network, list[dict[str, Any]]]:
     """RLOO on what the reward model says: the policy, and what was seen on the way."""
     network, words = small_world.started(data.seed), small_world.tokenizer()
-    policy = algorithms.rloo(kl_weight=kl_weight)
+    policy = algorithms.rloo(kl="reward" if kl_weight else "none", kl_weight=kl_weight)
     reference = Reference(copy.deepcopy(network))
     learner = Learner(trainer_of(network, rate), policy, limit=WORLD.max_new_tokens, reference=reference)
     course = Course(steps, prompts=24, samples=8)

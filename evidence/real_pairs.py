@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,10 +141,8 @@ def bag_of_words(tokenizer: Tokenizer, train: Sequence[Row], held: Sequence[Row]
     return (counts(held) @ weights.detach()).tolist()
 
 
-def measured(where: Path, folds: int, tokens: int, seed: int = 0) -> dict[str, Any]:
+def measured(found: Sequence[Mapping[str, list[float]]]) -> dict[str, Any]:
     """The reward model's report over the pairs of some folds together."""
-    data = rows(where)
-    found = [fold(data, number, tokens, seed) for number in range(folds)]
     joined = {key: [x for part in found for x in part[key]] for key in found[0]}
     report = ranking(
         joined["chosen"], joined["rejected"], joined["chosen_lengths"], joined["rejected_lengths"]

@@ -18,6 +18,7 @@ import trl
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.gkd import GKDTrainer
 
 FOLDER = Path(__file__).resolve().parent / "loss_batch"
 BATCH = json.loads((FOLDER / "batch.json").read_text())
@@ -217,6 +218,25 @@ def grpo(folder: str, scale: bool, **settings: Any) -> dict[str, Any]:
     return measured(network, trainer._compute_loss(network, inputs))
 
 
+def distillation(beta: float) -> dict[str, Any]:
+    """The divergence of GKD on the chosen answers, from a teacher whose rows are written backwards."""
+    network, teacher = model(), model()
+    teacher.load_state_dict({name: value.flip(-1) for name, value in teacher.state_dict().items()})
+    inputs = padded([row["chosen"] for row in BATCH["pairs"]])
+    labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)[:, 1:]
+    read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        wanted = teacher(**read).logits[:, :-1]
+    loss = GKDTrainer.generalized_jsd_loss(
+        network(**read).logits[:, :-1],
+        wanted,
+        labels,
+        beta=beta,
+        num_items_in_batch=int((labels != -100).sum()),
+    )
+    return measured(network, loss)
+
+
 def main() -> None:
     """Measure and write."""
     transformers.models.qwen3.modeling_qwen3.Qwen3RMSNorm.forward = exact_norm
@@ -242,6 +262,9 @@ def main() -> None:
                 epsilon_high=0.3,
                 importance_sampling_level="sequence",
             ),
+            "gkd_forward": distillation(0.0),
+            "gkd_between": distillation(0.3),
+            "gkd_reverse": distillation(1.0),
         }
     versions = {"trl": trl.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
     (FOLDER / "trl.json").write_text(json.dumps({"versions": versions, "losses": found}))

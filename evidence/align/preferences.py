@@ -18,7 +18,7 @@ import numpy as np
 import preference_world as world
 import real_pairs
 import torch
-from harness import evidence
+from harness import evidence, kept
 
 from kweek.stats.paired import Paired, paired_difference
 
@@ -46,7 +46,7 @@ def over_optimised(looks: list[dict[str, Any]]) -> dict[str, Any]:
         "fall after it": list(fell[:3]),
         "reward after it": list(reward[:3]),
         "curve": [[row[key] for key in ("step", "kl", "reward", "gold")] for row in looks],
-        "passed": rose.lo > 0 and fell.hi < 0 and reward.lo > 0 and 0 < peak < len(looks) - 1,
+        "passed": bool(rose.lo > 0 and fell.hi < 0 and reward.lo > 0 and 0 < peak < len(looks) - 1),
     }
 
 
@@ -81,11 +81,17 @@ def run(quick: bool) -> dict[str, Any]:
     """Three seeds, one when quick; five folds of real pairs, one when quick."""
     torch.set_num_threads(1)
     seeds = [0] if quick else [0, 1, 2]
-    runs = [one(seed, quick) for seed in seeds]
+    mark = "-quick" if quick else ""
+    runs = [kept("align/preferences", f"{seed}{mark}", one, seed, quick) for seed in seeds]
     where = real_pairs.path()
     real: Any = f"left out: KWEEK_DATA names no folder with {real_pairs.FILE}"
     if where is not None:
-        real = real_pairs.measured(where, 1 if quick else real_pairs.FOLDS, 100_000 if quick else 600_000)
+        data, tokens = real_pairs.rows(where), 100_000 if quick else 600_000
+        folds = [
+            kept("align/preferences", f"fold-{number}{mark}", real_pairs.fold, data, number, tokens, 0)
+            for number in range(1 if quick else real_pairs.FOLDS)
+        ]
+        real = real_pairs.measured(folds)
     gains = [found[name] for found in runs for name in ("DPO", "RLHF")]
     return {
         "ours": float(np.mean([found["DPO"]["gain"] for found in runs])),

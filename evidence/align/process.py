@@ -16,7 +16,7 @@ import chains
 import numpy as np
 import torch
 from chains import KINDS, LEVELS, Told
-from harness import evidence
+from harness import evidence, kept
 
 from kweek.align.process import StepCorrectness, chain_segments, first_wrong, step_probabilities
 from kweek.data.batches import Batch, collate, pack, segment
@@ -92,17 +92,27 @@ def trained(words: Tokenizer, seed: int, writing: int, judging: int) -> tuple[Sc
 
 
 def rates(scorer: Scorer, held_out: Sequence[Told]) -> dict[str, Interval]:
-    """Shares of chains judged wholly right: of all faulty ones (the first wrong step is found), of healthy ones
-    (none is flagged), and of each kind and length."""
+    """Shares of chains judged wholly right: of all, of the faulty ones (the first wrong step is found), of the healthy
+    ones (none is flagged), and of each kind of error and length."""
     found = step_probabilities(scorer, [told.chain for told in held_out])
     hits: dict[str, list[bool]] = {}
     for told, row in zip(held_out, found, strict=True):
         faulty = told.chain.first_wrong is not None
         hit = first_wrong(row) == told.chain.first_wrong
         groups = ["faulty", told.error, f"faulty, {told.level} steps"] if faulty else ["healthy"]
-        for group in groups:
+        for group in ["all", *groups]:
             hits.setdefault(group, []).append(hit)
     return {group: wilson(sum(values), len(values)) for group, values in sorted(hits.items())}
+
+
+def guessed(held_out: Sequence[Told]) -> float:
+    """The share of faulty chains that the best rule finds which reads nothing: always one step, from either end."""
+    faulty = [told.chain for told in held_out if told.chain.first_wrong is not None]
+    places = range(-max(LEVELS), max(LEVELS))
+    return max(
+        sum(chain.first_wrong == (p if p >= 0 else len(chain.ends) + p) for chain in faulty) / len(faulty)
+        for p in places
+    )
 
 
 def run(quick: bool) -> dict[str, Any]:
@@ -112,21 +122,26 @@ def run(quick: bool) -> dict[str, Any]:
     seeds = [0] if quick else [0, 1, 2]
     held_out = chains.many(words, "held out", 200 if quick else 1000, "test", SHARE_FAULTY)
     scale = 40 if quick else 1
-    runs = []
-    for seed in seeds:
+
+    def one(seed: int) -> dict[str, Any]:
         scorer, flop = trained(words, seed, WRITING // scale, JUDGING // scale)
-        runs.append(rates(scorer, held_out) | {"flop": flop})
-    located = [found["faulty"] for found in runs]
+        return {"flop": flop, "rates": {name: list(x) for name, x in rates(scorer, held_out).items()}}
+
+    runs = [kept("align/process", f"{seed}{'-quick' if quick else ''}", one, seed) for seed in seeds]
+    located = [Interval(*found["rates"]["faulty"]) for found in runs]
+    mean = float(np.mean([share.mid for share in located]))
     return {
-        "ours": float(np.mean([share.mid for share in located])),
+        "ours": mean,
         "reference": REQUIRED,
         "unit": "share of faulty held-out chains whose first wrong step is found",
-        "difference": float(np.mean([share.mid for share in located])) - REQUIRED,
+        "difference": mean - REQUIRED,
         "interval": [min(share.lo for share in located), max(share.hi for share in located)],
         "n": sum(told.chain.first_wrong is not None for told in held_out),
         "seeds": seeds,
         "details": {
-            "healthy chains left alone": [found["healthy"] for found in runs],
+            "all chains judged rightly": [found["rates"]["all"] for found in runs],
+            "healthy chains left alone": [found["rates"]["healthy"] for found in runs],
+            "always the same step": guessed(held_out),
             "kinds of error": KINDS,
             "steps": LEVELS,
             "runs": runs,

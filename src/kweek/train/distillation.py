@@ -138,9 +138,9 @@ class SampledDistillation:
                 "the batch does not say what the teacher thinks of its tokens",
                 fix="make it of segments with the teacher's log-probabilities",
             )
-        weights_N = batch.weights_BT.flatten()
         nll_N = token_nll(hidden_BTD.flatten(0, 1), network.head_weight, batch.targets_BT.flatten())
-        excess_N = -nll_N.detach() - batch.streams[TEACHER].flatten()
+        weights_N = batch.weights_BT.flatten().to(nll_N.dtype)
+        excess_N = -nll_N.detach() - batch.streams[TEACHER].flatten().to(nll_N.dtype)
         value = -(weights_N * excess_N * nll_N).sum()
         return Loss(value, nll_N.detach(), {"divergence": float(excess_N @ weights_N)})
 
