@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import common_task
 import numpy as np
-from common_task import ANSWERS, BATCH, LENGTH, LETTERS, PROMPTS, RATE, Task, begin, measured, prompt
+from common_task import ANSWERS, BATCH, LENGTH, LETTERS, PROMPTS, RATE, Row, Task, begin, measured, prompt
 
 from kweek.align import algorithms
 from kweek.align.critic import Critic
@@ -115,7 +115,7 @@ def reinforced(task: Task, policy: Policy, updates: int, judge: Judge) -> tuple[
     return network, flop
 
 
-def by_gold(make: Callable[[], Policy]) -> Callable[[Task, int], dict[str, float]]:
+def by_gold(make: Callable[[], Policy]) -> Row:
     """A row of an algorithm."""
 
     def row(task: Task, updates: int) -> dict[str, float]:
@@ -173,7 +173,7 @@ def distilled_on_policy(task: Task, updates: int) -> dict[str, float]:
     return measured(task, network, flop)
 
 
-def rows() -> dict[str, Callable[[Task, int], dict[str, float]]]:
+def rows() -> dict[str, Row]:
     """All of them."""
     found = {name: by_gold(make) for name, make in algorithms.ALGORITHMS.items() if name != "dapo"}
     found["dapo"] = by_gold(

@@ -10,7 +10,7 @@ reference, its FLOP.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ from kweek.train.schedule import WarmupStableDecay
 from kweek.train.trainer import Trainer, fit
 
 LETTERS, PROMPTS, LENGTH = 6, 4, 3
-NUM_PAIRS, BATCH, UPDATES = 2000, 64, 200
+NUM_PAIRS, BATCH, UPDATES = 2000, 64, 100
 RATE = 2e-3  # the same for all
 ANSWERS = list(itertools.product(range(LETTERS), repeat=LENGTH))
 Update = Iterator[list[Batch]]
@@ -61,6 +61,9 @@ class Task:
     pairs: list[Pair]
     held_out: list[Pair]
     judged: list[Judged]
+
+
+Row = Callable[[Task, int], dict[str, float]]  # figures of an algorithm after some updates
 
 
 def fresh(seed: int) -> Network:
@@ -159,7 +162,7 @@ def learn(network: Any, objective: Objective, batches: Callable[[int], Update], 
     return fit(trainer, batches, updates, WarmupStableDecay(updates, decay=1.0)).flop
 
 
-def _by_pairs(objective: Objective) -> Callable[[Task, int], dict[str, float]]:
+def _by_pairs(objective: Objective) -> Row:
     def row(task: Task, updates: int) -> dict[str, float]:
         network = begin(task)
         batches = PairBatches(
@@ -244,7 +247,7 @@ def _best_of(shares: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
     return result
 
 
-ROWS: dict[str, Callable[[Task, int], dict[str, float]]] = {
+ROWS: dict[str, Row] = {
     "reference": _reference,
     "SFT on chosen answers": _sft,
     "DPO": _by_pairs(DPO(0.3)),
@@ -256,16 +259,15 @@ ROWS: dict[str, Callable[[Task, int], dict[str, float]]] = {
 }
 
 
-def table(
-    rows: Mapping[str, Callable[[Task, int], dict[str, float]]], seeds: list[int], updates: int = UPDATES
-) -> dict[str, dict[str, float]]:
-    """Every row, as means over the seeds."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
-    for seed in seeds:
-        task = draw(seed)
-        for name, row in rows.items():
-            found[name].append(row(task, updates))
+def table(rows: Mapping[str, Row], seed: int, updates: int = UPDATES) -> dict[str, dict[str, float]]:
+    """Every row under one seed."""
+    task = draw(seed)
+    return {name: row(task, updates) for name, row in rows.items()}
+
+
+def means(tables: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Every row's means over the seeds."""
     return {
-        name: {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
-        for name, rows in found.items()
+        name: {key: round(float(np.mean([table[name][key] for table in tables])), 4) for key in row}
+        for name, row in tables[0].items()
     }

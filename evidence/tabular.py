@@ -39,7 +39,7 @@ from kweek.train.schedule import WarmupStableDecay
 from kweek.train.trainer import Trainer, fit
 
 PROMPTS, ACTIONS = 3, 4
-STEPS, RATE = 1500, 5e-3
+STEPS, RATE = 700, 5e-3
 TOLERANCE = 1e-3  # of probabilities, of nats, of rewards
 Table = np.ndarray
 
