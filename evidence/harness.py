@@ -118,6 +118,12 @@ def run_folder(seed: int = 0, *settings: str, recipe: str = "laptop") -> Path:
     return folder
 
 
+def taught(stage: str) -> Path:
+    """The model of a stage of the recipe `laptop`: of the finished run that KWEEK_RUN names, or of one made now."""
+    given = os.environ.get("KWEEK_RUN")
+    return (Path(given) if given else run_folder()) / "artifacts" / stage
+
+
 def records(folder: Path, kind: str) -> list[dict[str, Any]]:
     """All records of a kind in a run, over all stages, with the stage's name under "stage"."""
     from kweek.store.records import Records

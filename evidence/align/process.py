@@ -1,94 +1,59 @@
 """The process reward model: how often the first wrong step of a held-out chain is found, and how often a healthy
 chain is left alone.
 
-A network first learns to write right solutions, then, with a head of one logit, to judge the steps of solutions of
-which three in four have an error (`chains`). Held out are chains of questions that no training saw, by the hash of
-their text.
+The network is the model `base` of the recipe `laptop` (a finished run folder may be given as KWEEK_RUN), which has read
+such stories with right solutions. With a head of one logit it learns to judge the steps of solutions of which three in
+four have an error (`chains`). Held out are chains of questions that no training saw, by the hash of their text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import chains
 import numpy as np
 import torch
 from chains import KINDS, LEVELS, Told
-from harness import evidence, kept
+from harness import evidence, kept, taught
 
 from kweek.align.process import StepCorrectness, chain_segments, first_wrong, step_probabilities
-from kweek.data.batches import Batch, collate, pack, segment
-from kweek.model.config import ModelConfig
-from kweek.model.initial import initialise
-from kweek.model.network import Network
+from kweek.data.batches import Batch, collate, pack
 from kweek.model.scorer import Scorer, scorer_from
+from kweek.recipe.materials import load
 from kweek.stats.intervals import Interval, wilson
 from kweek.tokenize.tokenizer import Tokenizer
-from kweek.train.objective import Likelihood, Objective
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.schedule import WarmupStableDecay
 from kweek.train.trainer import Trainer, fit
 
-WRITING, JUDGING = 2200, 2200  # updates
+UPDATES = 800
+RATES = LearningRates(1e-3, 3e-3, 1e-3, 1e-3)  # those of supervised chats
 TOKENS = 640  # of an update: many small ones, as for all small networks here
 ROW = 192
 SHARE_FAULTY = 0.75
-QUESTION_WEIGHT = 0.1  # of a token of the question beside one of the solution
 REQUIRED = 0.8
-Make = Callable[[Sequence[Told]], Batch]
 
 
-def updates(words: Tokenizer, key: str, share_faulty: float, make: Make) -> Callable[[int], Iterator[Batch]]:
-    """Batches of fresh chains of about `TOKENS` tokens; a chain is never seen twice."""
-
-    def batches(first_step: int) -> Iterator[Batch]:
-        number = 0
-        while True:
-            found: list[Told] = []
-            while sum(len(told.chain.token_ids) for told in found) < TOKENS:
-                found.append(chains.told(words, key, number, "train", share_faulty))
-                number += 1
-            yield make(found)
-
-    return batches
+def batches(words: Tokenizer, key: str) -> Iterator[Batch]:
+    """Updates on fresh chains of about `TOKENS` tokens; a chain is never seen twice."""
+    number = 0
+    while True:
+        found: list[Told] = []
+        while sum(len(told.chain.token_ids) for told in found) < TOKENS:
+            found.append(chains.told(words, key, number, "train", SHARE_FAULTY))
+            number += 1
+        yield collate(pack(chain_segments([told.chain for told in found]), ROW))
 
 
-def to_write(found: Sequence[Told]) -> Batch:
-    """Solutions to continue."""
-    parts = []
-    for told in found:
-        weights = np.ones(len(told.chain.token_ids), np.float32)
-        weights[: told.num_question] = QUESTION_WEIGHT
-        parts.append(segment(told.chain.token_ids, weights))
-    total = np.float32(sum(float(part.weights.sum()) for part in parts))
-    return collate(pack([replace(part, weights=part.weights / total) for part in parts], ROW))
-
-
-def to_judge(found: Sequence[Told]) -> Batch:
-    """Steps to judge."""
-    return collate(pack(chain_segments([told.chain for told in found]), ROW))
-
-
-def train(
-    network: Network, objective: Objective, batches: Callable[[int], Iterator[Batch]], steps: int, rate: float
-) -> float:
-    """The FLOP of it."""
-    trainer = Trainer(network, SplitOptimiser(network, LearningRates().scaled(rate)), objective=objective)
-    return fit(trainer, batches, steps, WarmupStableDecay(steps)).flop
-
-
-def trained(words: Tokenizer, seed: int, writing: int, judging: int) -> tuple[Scorer, float]:
-    """A process reward model and its FLOP."""
-    network = Network(ModelConfig(words.vocab_size, 128, 352, 3, 2, 2, 64, max_positions=256))
-    initialise(network, torch.Generator().manual_seed(seed))
-    flop = train(network, Likelihood(), updates(words, f"write/{seed}", 0.0, to_write), writing, 1.0)
+def trained(base: Path, seed: int, updates: int) -> tuple[Scorer, float]:
+    """A process reward model and the FLOP of its training."""
+    network, words = load(base)
     scorer = scorer_from(network, per_token=True)
-    flop += train(
-        scorer, StepCorrectness(), updates(words, f"judge/{seed}", SHARE_FAULTY, to_judge), judging, 0.5
-    )
-    return scorer, flop
+    trainer = Trainer(scorer, SplitOptimiser(scorer, RATES), objective=StepCorrectness())
+    schedule = WarmupStableDecay(updates, decay=1.0)
+    return scorer, fit(trainer, lambda _: batches(words, f"judge/{seed}"), updates, schedule).flop
 
 
 def rates(scorer: Scorer, held_out: Sequence[Told]) -> dict[str, Interval]:
@@ -118,13 +83,12 @@ def guessed(held_out: Sequence[Told]) -> float:
 def run(quick: bool) -> dict[str, Any]:
     """Three seeds; when quick, one of a few seconds, which shows that it runs and no more."""
     torch.set_num_threads(1)
-    words = chains.tokenizer()
+    base = taught("base")
     seeds = [0] if quick else [0, 1, 2]
-    held_out = chains.many(words, "held out", 200 if quick else 1000, "test", SHARE_FAULTY)
-    scale = 40 if quick else 1
+    held_out = chains.many(load(base)[1], "held out", 200 if quick else 1000, "test", SHARE_FAULTY)
 
     def one(seed: int) -> dict[str, Any]:
-        scorer, flop = trained(words, seed, WRITING // scale, JUDGING // scale)
+        scorer, flop = trained(base, seed, UPDATES // (40 if quick else 1))
         return {"flop": flop, "rates": {name: list(x) for name, x in rates(scorer, held_out).items()}}
 
     runs = [kept("align/process", f"{seed}{'-quick' if quick else ''}", one, seed) for seed in seeds]

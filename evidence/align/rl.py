@@ -14,7 +14,6 @@ measurement that was killed goes on after the last seed of an algorithm that was
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import ROOT, evidence, kept, run_folder
+from harness import ROOT, evidence, kept, taught
 from progress_chart import Curve, Level, draw
 
 from kweek.align.algorithms import grpo, ppo, rloo
@@ -94,12 +93,6 @@ class Budget:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `Guard`."""
-
-
-def start() -> Path:
-    """The folder of the model taught by chats."""
-    given = os.environ.get("KWEEK_RUN")
-    return (Path(given) if given else run_folder()) / "artifacts" / "sft"
 
 
 def trainer_of(network: Network, rate: float) -> Trainer:
@@ -228,7 +221,7 @@ def told(name: str, runs: Sequence[dict[str, Any]], begun: dict[str, Any]) -> di
 def run(quick: bool) -> dict[str, Any]:
     """Every seed of every algorithm, one after the other."""
     seeds = SEEDS[: 1 if quick else None]
-    folder = start()
+    folder = taught("sft")
 
     def kept_one(name: str, seed: int) -> Any:
         part = f"{name or 'start'}-{seed}{'-quick' if quick else ''}".replace(" ", "-")
