@@ -1,8 +1,8 @@
 """Pairs that people judged: the harmlessness test split of Anthropic's HH-RLHF, from the folder KWEEK_DATA names.
 
-Every pair is held out once: five folds by the hash of the prompt, a reward model for each, trained on the other
-four. The model is as small as all of Kweek's own here, and reads nothing but the training pairs, first as text and
-then as pairs: what it reaches is reported beside two rules that know less, the shorter answer and a bag of words.
+Five folds by the hash of the prompt; a reward model for each that is measured, trained on the other four. The model is
+as small as all of Kweek's own here, and reads nothing but the training pairs, first as text and then as pairs: what it
+reaches is reported beside two rules that know less, the shorter answer and a bag of words.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from kweek.train.trainer import Trainer, fit
 
 FILE = "hh_rlhf_harmless_test/test.jsonl.gz"
 FOLDS, VOCABULARY = 5, 1024
-PROMPT_TOKENS, ANSWER_TOKENS = 96, 128  # the end of the one and the beginning of the other; most fit whole
+PROMPT_TOKENS, ANSWER_TOKENS = 64, 96  # the end of the one and the beginning of the other
 TURN = "\n\nAssistant:"
 
 
