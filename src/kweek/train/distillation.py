@@ -139,10 +139,12 @@ class SampledDistillation:
                 "the batch does not say what the teacher thinks of its tokens",
                 fix="make it of segments with the teacher's log-probabilities",
             )
-        weights_N, sequence_N = batch.weights_BT.flatten(), batch.sequence_BT.flatten()
-        judged_N = (sequence_N >= 0) & ~batch.labels[TEACHER][sequence_N.clamp_min(0)].isnan()
         nll_N = token_nll(hidden_BTD.flatten(0, 1), network.head_weight, batch.targets_BT.flatten())
-        excess_N = torch.where(judged_N, -nll_N.detach() - batch.streams[TEACHER].flatten(), 0.0)
+        weights_N = batch.weights_BT.flatten().to(nll_N.dtype)
+        sequence_N = batch.sequence_BT.flatten()
+        judged_N = (sequence_N >= 0) & ~batch.labels[TEACHER][sequence_N.clamp_min(0)].isnan()
+        excess_N = -nll_N.detach() - batch.streams[TEACHER].flatten().to(nll_N.dtype)
+        excess_N = torch.where(judged_N, excess_N, 0.0)
         value = (torch.where(judged_N, -excess_N, 1.0) * weights_N) @ nll_N
         flop = token_nll_flop(network.head_weight, int(weights_N.count_nonzero()), len(weights_N))
         return Loss(value, nll_N.detach(), {"divergence": float(excess_N @ weights_N)}, flop)
