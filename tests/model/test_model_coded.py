@@ -132,9 +132,7 @@ def test_the_peak_of_a_step_falls(tmp_path: Path) -> None:
     matrices = sum(p.numel() for name, p in network.named_parameters() if "_proj" in name)
     save_model(tmp_path, network, quantized_tensors=some_codes(network))
     peaks = {}
-    returned = {
-        "MALLOC_MMAP_THRESHOLD_": "65536"
-    }  # what glibc keeps of freed ones differs from run to run
+    returned = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what glibc keeps of freed ones differs from run to run
     for kind in ("codes", "plain"):
         words = [sys.executable, "-c", _STEP, str(tmp_path), kind]
         found = subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ | returned)

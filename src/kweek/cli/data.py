@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kweek.cli.screen import harmless
 from kweek.cli import data_audit
+from kweek.cli.screen import harmless
 
 if TYPE_CHECKING:
     from rich.console import Console
