@@ -82,7 +82,7 @@ class Sampler:
         rows = [[*r.prompt_ids, *c.token_ids] for r, c in zip(requests, said, strict=True)]
         rollouts = [
             Rollout(
-                Item(()), row, 1, [False, *done.sampled], [0.0, *done.logprobs], (), Score(value, True), "stop",
+                Item(({"role": "user", "content": "?"},)), row, 1, [False, *done.sampled], [0.0, *done.logprobs], (), Score(value, True), "stop",
                 done.flop,
             )
             for row, done, value in zip(rows, said, self.judge(rows), strict=True)

@@ -278,7 +278,7 @@ def test_a_generation_that_failed_is_no_wrong_answer():
 def test_a_given_answer_stands_as_the_model_would_have_written_it(engine):
     tokenizer, world = small_tokenizer(), WordProblems()
     item = world.items("g", 1, "train")[0]
-    rollout = given(engine, tokenizer, world, item, item.gold)
+    (rollout,) = given(engine, tokenizer, world, [(item, item.gold)])
     assert rollout.score.value == 1.0
     chat = [*item.messages, {"role": "assistant", "content": item.gold, "trusted": True}]
     assert rollout.token_ids == encode_chat(tokenizer, chat).token_ids[: len(rollout.token_ids)]
