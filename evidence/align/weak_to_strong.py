@@ -48,11 +48,8 @@ from kweek.tokenize.tokenizer import Tokenizer
 
 SEEDS = (0, 1, 2, 3, 4)
 WAYS = ("naive", "filtered", "confident")
-TOKENS, SHOWN, SHOWN_STEPS = (
-    2.5e6,
-    64,
-    96,
-)  # what the supervisor reads and sees: right on about half of it
+#: What the supervisor reads and is shown: right on about half of the problems.
+TOKENS, SHOWN, SHOWN_STEPS = 2.5e6, 64, 96
 LABELLED, STEPS, RATE = 1000, 80, 1e-3
 SAMPLES, AGREEING = 4, 0.75  # three of four
 TEST = 400
