@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 
 def good_chat(number: int) -> dict[str, Any]:
-    """Different chats, some of them with a call of a tool."""
-    asked, answer = (
+    """Different chats, each of which can be learnt."""
+    return chat(
         {"role": "user", "content": f"What is {number} times 7?"},
         {"role": "assistant", "content": str(7 * number)},
     )
-    if number % 3:
-        return {"messages": [asked, answer]}
-    call = {"name": "calculator", "arguments": json.dumps({"expression": f"{number}*7"})}
-    called = {
-        "role": "assistant",
-        "content": "",
-        "tool_calls": [{"id": "a", "type": "function", "function": call}],
-    }
-    result = {"role": "tool", "tool_call_id": "a", "content": str(7 * number)}
-    return {"messages": [asked, called, result, answer]}
 
 
 def chat(*turns: Any) -> dict[str, Any]:

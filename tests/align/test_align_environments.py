@@ -11,6 +11,7 @@ from kweek.align.audit.environment import ODD_MESSAGES, audit_environment
 from kweek.align.audit.finding import require_sound
 from kweek.align.environment import Item
 from kweek.align.environments.corrected import Corrected
+from kweek.align.environments.fitting import Fitting
 from kweek.align.environments.guessing import Guessing, game, num_guesses
 from kweek.align.environments.named import environment
 from kweek.align.environments.pool import Pool, split_of
@@ -239,6 +240,25 @@ def test_a_game_tells_what_is_no_guess():
     assert episode.score().parsed is False and episode.score().parts["unreadable"] == 1.0
     with pytest.raises(ConfigError):
         Guessing(sizes=())
+
+
+def test_prompts_that_leave_no_room_are_left_out(tokenizer):
+    """They are many tokens in few, so that what fits follows from the tokenizer."""
+    items = [
+        Item(
+            ({"role": "user", "content": f"What is {i}+{i}?" + " Think." * (40 * (i % 3 == 0))},), str(2 * i)
+        )
+        for i in range(90)
+    ]
+    made = Fitting(SingleTurn("sums", items, whole_number, max_new_tokens=20), tokenizer, 90)
+    found = made.items("k", 30, "train")
+    assert len(found) == 30 and found == made.items("k", 60, "train")[:30]
+    assert all(len(encode_prompt(tokenizer, item.messages)) <= 70 for item in found)
+    assert 20 <= len(made.too_long) <= 30 and not made.too_long & {item.id for item in found}
+    assert len(made.items("k", 1000, "train")) < 62
+    assert made.begin(found[0]).step(said(found[0].gold)) == () and made.max_turns == 1
+    with pytest.raises(DataError, match="no prompt leaves room for an answer of 20 tokens in 24 positions"):
+        Fitting(made.inner, tokenizer, 24).items("k", 3, "train")
 
 
 def test_second_thoughts_are_worth_less():

@@ -22,18 +22,21 @@ STORIES = "stories"
 AUDIT_ITEMS = 200  # a constant then earns a hundredth by luck where answers are many
 
 
-def opened(name: str, verifier: str | None, share_sums: float) -> Environment:
+def opened(name: str, verifier: str | None, share_sums: float, max_new_tokens: int | None) -> Environment:
     """The environment of a name.
 
     Args:
         name: see `kweek.align.environments.named.environment`.
         verifier: for prompts of a file that name none.
         share_sums: share of bare sums among the stories.
+        max_new_tokens: of an answer, where the environment does not say it itself.
 
     Raises:
         ConfigError, DataError: nothing of that name, or a file that holds no prompts.
     """
-    return WordProblems(share_sums=share_sums) if name == STORIES else environment(name, verifier=verifier)
+    if name == STORIES:
+        return WordProblems(share_sums=share_sums)
+    return environment(name, verifier=verifier, max_new_tokens=max_new_tokens)
 
 
 def external(name: str, verifier: str | None) -> str:

@@ -19,7 +19,7 @@ _BUILT_IN: dict[str, Callable[[], Environment]] = {"stories": WordProblems, "gue
 _SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow")
 
 
-def environment(name: str, *, verifier: str | None = None) -> Environment:
+def environment(name: str, *, verifier: str | None = None, max_new_tokens: int | None = None) -> Environment:
     """The environment of a name.
 
     Args:
@@ -27,6 +27,7 @@ def environment(name: str, *, verifier: str | None = None) -> Environment:
             `module:name` of a Python object that is an environment or makes one without arguments. The last runs that
             module: it is for what a person writes, never for what a data file says.
         verifier: for prompts of a file that name none.
+        max_new_tokens: of an answer to prompts of a file or of reasoning-gym; None is their own default.
 
     Raises:
         ConfigError: nothing of that name, or what is there is no environment.
@@ -35,12 +36,13 @@ def environment(name: str, *, verifier: str | None = None) -> Environment:
     if name in _BUILT_IN:
         return _BUILT_IN[name]()
     kind, _, rest = name.partition(":")
+    limit: dict[str, Any] = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     if kind == "gym":
         from kweek.align.environments.gym import Gym
 
-        return Gym(rest)
+        return Gym(rest, **limit)
     if name.endswith(_SUFFIXES) or Path(name).exists():
-        return read_prompts(Path(name), verifier=verifier)
+        return read_prompts(Path(name), verifier=verifier, **limit)
     if rest and kind.replace(".", "").isidentifier():
         return _imported(kind, rest)
     known = [*_BUILT_IN, "gym:chain_sum"]

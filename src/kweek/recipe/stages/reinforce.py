@@ -17,6 +17,7 @@ from kweek.align.collecting import Collected, Collector, Course
 from kweek.align.control import DivergenceControl
 from kweek.align.critic import Critic
 from kweek.align.environment import Environment
+from kweek.align.environments.fitting import Fitting
 from kweek.align.keeping import MAIN
 from kweek.align.learner import Learner
 from kweek.align.loop import Loop, Replay, nothing
@@ -85,6 +86,12 @@ class Config(StageConfig):
     )
     verifier: str | None = setting(
         None, doc="judge of prompts that name none, such as number", reason="the lines of a file name theirs"
+    )
+    max_new_tokens: int | None = setting(
+        None,
+        doc="tokens of an answer to prompts of a file or of reasoning-gym",
+        reason="256 and 96, a short chain of thought and an answer; other environments say it themselves",
+        ge=1,
     )
     audit_limits: dict[str, float] = setting(
         {},
@@ -199,7 +206,7 @@ def run(ctx: StageContext) -> None:
     """Audit the environment, check the sign, then sample and update."""
     config: Config = ctx.config
     network, tokenizer = load(ctx.inputs["model"])
-    environment = opened(config.environment, config.verifier, config.share_sums)
+    environment = _environment(config, tokenizer, network.config.max_positions)
     learner = _learner(config, network, environment, ctx.seed)
     course = config.course()
     collector = Collector(
@@ -235,9 +242,17 @@ def run(ctx: StageContext) -> None:
     ctx.ledger.add("reinforce", finished.totals.flop, "fp32", tokens=finished.totals.num_tokens)
     readings = kept.read_at(finished.kept)
     panel.finish(readings)
+    if isinstance(environment, Fitting) and environment.too_long:
+        ctx.records.append("note", text=f"{len(environment.too_long)} prompts leave no room for an answer")
     write_guards(ctx)
     save(ctx.out, network, tokenizer)
     ctx.out.metrics.update(bits_per_byte=panel.documents_bits(readings))
+
+
+def _environment(config: Config, tokenizer: Tokenizer, max_positions: int) -> Environment:
+    """What is attempted, without the prompts that leave no room for an answer; stories are short."""
+    found = opened(config.environment, config.verifier, config.share_sums, config.max_new_tokens)
+    return found if config.environment == STORIES else Fitting(found, tokenizer, max_positions)
 
 
 def _learner(config: Config, network: Network, environment: Environment, seed: int) -> Learner:
