@@ -335,4 +335,6 @@ def test_a_network_learns_a_persons_chats(tokenizer: Tokenizer, network: Network
     losses = [trainer.step([batch], 1.0).loss for batch in batches()]
     assert batches.num_steps == len(losses) > 60
     assert losses[-1] < 0.3 * losses[0]
-    assert float(trainer.loss(held_out).value.detach()) < 0.8 * before  # words that it never saw stay unlikely
+    assert (
+        float(trainer.loss(held_out).value.detach()) < 0.8 * before
+    )  # words that it never saw stay unlikely

@@ -285,7 +285,8 @@ def test_a_given_answer_stands_as_the_model_would_have_written_it(engine):
     assert rollout.token_ids[-1] in tokenizer.stop_ids
     values = engine.score([rollout.token_ids])[0]
     assert rollout.logprobs[rollout.num_prompt_tokens :] == values[rollout.num_prompt_tokens :]
-    assert given(engine, tokenizer, world, item, "7 or 8").score.value == 0.0
+    (wrong,) = given(engine, tokenizer, world, [(item, "7 or 8")])
+    assert wrong.score.value == 0.0
 
 
 def test_thinking_that_the_prompt_has_opened_is_thinking():

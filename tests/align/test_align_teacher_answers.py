@@ -58,7 +58,17 @@ def test_good_answers_become_chats_and_the_rest_is_counted(tokenizer):
 
 def test_the_same_tokenizer_hands_on_the_very_tokens():
     def rollout(ids, sampled, reason="stop", value=1.0):
-        return Rollout(Item(({"role": "user", "content": "?"},)), ids, 2, sampled, [0.0] * len(ids), (), Score(value, True), reason, 1.0)
+        return Rollout(
+            Item(({"role": "user", "content": "?"},)),
+            ids,
+            2,
+            sampled,
+            [0.0] * len(ids),
+            (),
+            Score(value, True),
+            reason,
+            1.0,
+        )
 
     good = rollout([1, 2, 3, 4, 5], [False, False, True, False, True])
     wrong = rollout([1, 2, 9, 4, 5], [False, False, True, False, True], value=0.0)
