@@ -51,7 +51,7 @@ def outcomes(
         except subprocess.TimeoutExpired:
             return None
         if not report.exists():
-            raise RuntimeError(done.stdout[-500:] + done.stderr[-500:])
+            raise RuntimeError(f"status {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
         cases = ElementTree.parse(report).getroot().iter("testcase")
         return worst(tests, [(case, {child.tag for child in case}) for case in cases])
 
