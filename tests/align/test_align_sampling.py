@@ -278,14 +278,15 @@ def test_a_generation_that_failed_is_no_wrong_answer():
 def test_a_given_answer_stands_as_the_model_would_have_written_it(engine):
     tokenizer, world = small_tokenizer(), WordProblems()
     item = world.items("g", 1, "train")[0]
-    rollout = given(engine, tokenizer, world, item, item.gold)
+    (rollout,) = given(engine, tokenizer, world, [(item, item.gold)])
     assert rollout.score.value == 1.0
     chat = [*item.messages, {"role": "assistant", "content": item.gold, "trusted": True}]
     assert rollout.token_ids == encode_chat(tokenizer, chat).token_ids[: len(rollout.token_ids)]
     assert rollout.token_ids[-1] in tokenizer.stop_ids
     values = engine.score([rollout.token_ids])[0]
     assert rollout.logprobs[rollout.num_prompt_tokens :] == values[rollout.num_prompt_tokens :]
-    assert given(engine, tokenizer, world, item, "7 or 8").score.value == 0.0
+    (wrong,) = given(engine, tokenizer, world, [(item, "7 or 8")])
+    assert wrong.score.value == 0.0
 
 
 def test_thinking_that_the_prompt_has_opened_is_thinking():
