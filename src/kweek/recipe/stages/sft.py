@@ -9,6 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from kweek.align.behaviour.demonstrations import Slips, demonstrations
+from kweek.align.behaviour.world import World
+from kweek.align.sampling import sample
 from kweek.align.sft import ChatBatches, chat_segments, initialise_special_rows
 from kweek.align.verifier import whole_number
 from kweek.data import stories
@@ -21,6 +24,7 @@ from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, sett
 from kweek.recipe.materials import Mix, load, save, token_sources, validation_texts
 from kweek.recipe.precision import fast_dtype, name_of
 from kweek.recipe.pretraining import documents_bits, evaluate_bits
+from kweek.recipe.worlds import read_world
 from kweek.system.calculator import Calculator
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates, SplitOptimiser
@@ -44,6 +48,7 @@ class Config(StageConfig):
     roles: ClassVar[Mapping[str, Role]] = {
         "model": Role("the base model"),
         "corpus": Role("documents that are replayed so that nothing is lost"),
+        "rules": Role("written rules, about whose world the chats are then", required=False),
     }
 
     threads: Literal[1, "all"] = setting(
@@ -62,6 +67,11 @@ class Config(StageConfig):
     )
     batch_size: int = setting(
         16, doc="chats per update", reason="the number of updates decides, so batches are small", ge=1
+    )
+    slips: dict[str, float] = setting(
+        {},
+        doc="with rules, how often a demonstration breaks one: told, answered, forgot_ending, said, rambled",
+        reason="careless people demonstrate: what they forget is left to preferences and reinforcement",
     )
     settings: tuple[Setting, ...] = setting(
         (
@@ -119,12 +129,8 @@ def run(ctx: StageContext) -> None:
     """Train every setting from the same start and keep the best."""
     config: Config = ctx.config
     network, tokenizer = load(ctx.inputs["model"])
-    chats = chat_segments(
-        tokenizer,
-        stories.demonstrations(
-            f"sft/{ctx.seed}", config.demonstrations, config.styles, share_sums=config.share_sums
-        ),
-    )
+    world = read_world(ctx.inputs["rules"]) if "rules" in ctx.inputs else None
+    chats = chat_segments(tokenizer, _demonstrations(config, world, f"sft/{ctx.seed}"))
     replay = token_sources(
         ctx.inputs["corpus"], tokenizer, Mix(config.replay_task_share, 200_000, f"replay/{ctx.seed}")
     )
@@ -145,7 +151,7 @@ def run(ctx: StageContext) -> None:
         offset = done_steps
         totals = _train(ctx, network, chosen, batches, _state(ctx, number), offset, total_steps)
         done_steps += batches.num_steps
-        accuracy = _validate(network, tokenizer, config.validation_problems)
+        accuracy = _validate(network, tokenizer, world, config.validation_problems)
         ctx.ledger.add("sft", totals.flop, name_of(fast_dtype(ctx.machine_peak)), tokens=totals.num_tokens)
         rows.append({"name": f"setting {number + 1}", "accuracy": accuracy, **chosen.model_dump()})
         if best is None or accuracy > best[0]:
@@ -222,8 +228,19 @@ def _train(
     return totals
 
 
-def _validate(network: Network, tokenizer: Tokenizer, count: int) -> float:
-    """Greedy accuracy on held-out problems of the validation split."""
+def _demonstrations(config: Config, world: World | None, key: str) -> list[list[dict[str, Any]]]:
+    """Chats of the training split: stories, or the world of the rules."""
+    if world is not None:
+        return demonstrations(world.rules, key, config.demonstrations, Slips(**config.slips))
+    return stories.demonstrations(key, config.demonstrations, config.styles, share_sums=config.share_sums)
+
+
+def _validate(network: Network, tokenizer: Tokenizer, world: World | None, count: int) -> float:
+    """Greedy accuracy on held-out problems of the validation split; with rules on plain questions of their world."""
+    if world is not None:
+        asked = world.group("help", "sft/validation", count, "validation")
+        groups = sample(Engine(network), tokenizer, world, asked, samples=1, key="greedy")
+        return sum(group[0].score.parts["right"] for group in groups) / len(groups)
     asker = Asker(tokenizer, whole_number, Calculator(tokenizer))
     items = stories.problems("sft/validation", count, "validation")
     outcomes = attempt(Engine(network), asker, items)
