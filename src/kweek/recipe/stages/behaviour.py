@@ -107,7 +107,8 @@ def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Es
 def examine(exam: Exam) -> dict[str, Any]:
     """Ask one model everything; plain data, question by question."""
     network, tokenizer = load(exam.model)
-    world, engine = read_world(Artifact.open(exam.rules)), Engine(network)
+    world = read_world(Artifact.open(exam.rules))
+    engine = Engine(network, token_bytes=[tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)])
     items = test_items(world, "test", exam.questions, exam.per_family)
     if exam.base:
         asked = continued(engine, tokenizer, world, items, key=exam.key, temperature=exam.temperature)

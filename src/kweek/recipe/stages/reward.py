@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from kweek.align.guards.pair_path import pair_sign
 from kweek.align.pairs import Pair, usable
 from kweek.align.ranking import rank_pairs
-from kweek.align.reward import BradleyTerry, RewardModel, reward_segments, train_reward_model
+from kweek.align.reward import BradleyTerry, RewardModel, before_padding, reward_segments, train_reward_model
 from kweek.align.sequences import micro_batches
 from kweek.model.scorer import scorer_from
 from kweek.recipe.compared import as_pair, read_rows
@@ -67,7 +67,9 @@ def run(ctx: StageContext) -> None:
     config: Config = ctx.config
     network, tokenizer = load(ctx.inputs["model"])
     scorer = scorer_from(network, pad_token_id=tokenizer.configured_id("pad"))
-    pairs, _ = usable([as_pair(one) for one in read_rows(ctx.inputs["pairs"], held_out=False)], MAX_LENGTH)
+    pad = scorer.config.pad_token_id
+    read = [before_padding(as_pair(one), pad) for one in read_rows(ctx.inputs["pairs"], held_out=False)]
+    pairs, _ = usable(read, MAX_LENGTH)
     state = ctx.state / "train.safetensors"
     resumed = checkpoint_step(state)
     ctx.records.rewind(lambda record: resumed > 0 and record.get("step", 0) <= resumed)
