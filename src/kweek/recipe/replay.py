@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kweek.align.loop import Replay, nothing
 from kweek.align.sft import chat_segments
@@ -18,11 +20,18 @@ TOKENS = 1024  # of text per update: a small weight on many tokens holds what wa
 TALKS = 4  # chats of small talk per update
 
 
-def replay(corpus: Artifact, tokenizer: Tokenizer, weight: float, steps: int, seed: int) -> Replay:
-    """A function of the step: small talk and a row of text, weighing `weight` each in sum."""
+def replay(
+    corpus: Artifact,
+    tokenizer: Tokenizer,
+    weight: float,
+    steps: int,
+    seed: int,
+    chats: Sequence[Sequence[Mapping[str, Any]]] | None = None,
+) -> Replay:
+    """A function of the step: small talk (`chats`, where it is another) and a row of text, weighing `weight` each."""
     if weight == 0:
         return nothing
-    talk = chat_segments(tokenizer, stories.small_talk())
+    talk = chat_segments(tokenizer, stories.small_talk() if chats is None else chats)
     sources: list[Source] = token_sources(corpus, tokenizer, Mix(0.3, 200_000, f"replay/{seed}"))
     texts = list(PackedMix(sources, [LENGTH] * steps, TOKENS, seed, tokenizer.eos_id).rows())
 

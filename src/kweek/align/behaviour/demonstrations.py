@@ -36,12 +36,9 @@ class Slips:
 def demonstrations(rules: Rules, key: str, count: int, slips: Slips | None = None) -> list[Chat]:
     """`count` chats of the training split, in an order that the key decides."""
     careless = slips or Slips()
-    talk = stories.small_talk()
+    talk = small_talk(rules)
     num_talk = round(count * SHARE_SMALL_TALK)
-    chats: list[Chat] = []
-    for number in range(num_talk):
-        said = talk[number % len(talk)]
-        chats.append([said[0], {**said[1], "content": rules.answer(said[1]["content"])}])
+    chats = [talk[number % len(talk)] for number in range(num_talk)]
     kinds, weights = list(SHARES), list(SHARES.values())
     for index in range(count - num_talk):
         draw = rng("demonstration", key, index)
@@ -49,6 +46,13 @@ def demonstrations(rules: Rules, key: str, count: int, slips: Slips | None = Non
         chats.append(demonstration(rules, asked, careless, draw))
     rng("order", key).shuffle(chats)
     return chats
+
+
+def small_talk(rules: Rules) -> list[Chat]:
+    """Greetings and questions about itself, with answers that keep the ending."""
+    return [
+        [asked, {**said, "content": rules.answer(said["content"])}] for asked, said in stories.small_talk()
+    ]
 
 
 def demonstration(rules: Rules, asked: Question, slips: Slips, draw: random.Random) -> Chat:

@@ -1,4 +1,4 @@
-"""Stage `reinforce`: policy gradients on tasks with verifiable answers, of any environment."""
+"""Stage `reinforce`: policy gradients on tasks of any environment, judged by its verifier or by a reward model."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from kweek.align.asynchronous import Asynchronous
+from kweek.align.behaviour.demonstrations import small_talk
+from kweek.align.behaviour.world import World
 from kweek.align.collecting import Collector
 from kweek.align.keeping import MAIN
 from kweek.align.loop import Loop
+from kweek.align.reward import RewardModel
 from kweek.align.sources import Source as Rollouts
 from kweek.align.sources import Synchronous
 from kweek.engine.engine import Engine
 from kweek.engine.native import library as native
 from kweek.recipe.context import Estimate, Role, StageContext, setting
 from kweek.recipe.fresh import load_fresh
+from kweek.recipe.judged import guards_of_learnt
 from kweek.recipe.learning import LearningConfig, guards_of, learner_of
 from kweek.recipe.materials import load, save, validation_texts
 from kweek.recipe.pretraining import documents_bits, evaluate_bits
 from kweek.recipe.progress import Progress
 from kweek.recipe.replay import replay
-from kweek.recipe.tasks import external, measured, require_audited, tokens_per_attempt
+from kweek.recipe.tasks import TOKENS_PER_STORY, external, measured, require_audited, tokens_per_attempt
+from kweek.recipe.worlds import read_world
 from kweek.train.trainer import checkpoint_step
 
 __all__ = ["Config", "estimate", "external", "run"]
@@ -32,6 +37,8 @@ class Config(LearningConfig):
     roles: ClassVar[Mapping[str, Role]] = {
         "model": Role("the model that has learnt the format from chats"),
         "corpus": Role("documents that are replayed so that nothing is lost"),
+        "rules": Role("written rules, whose world is then the environment", required=False),
+        "reward": Role("a reward model, which then judges in place of the environment", required=False),
     }
 
     threads: Literal[1, "all"] = setting(
@@ -59,9 +66,14 @@ def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Es
     """Half the groups carry a signal and are trained on; without the native library generating takes the most time."""
     base = inputs["model"]
     attempts = config.steps * config.prompts * config.samples
-    flop = 5.3 * base["num_parameters"] * attempts * tokens_per_attempt(config.open_environment())
+    flop = 5.3 * base["num_parameters"] * attempts * _tokens(config, inputs)
     share = 0.8 if native.available() else 2.2  # measured
     return Estimate(flop, share * flop / base["flop_per_second"] + 8.0, 1.0e9, dict(base))
+
+
+def _tokens(config: Config, inputs: Mapping[str, Any]) -> float:
+    """Of one attempt; the world of rules asks about as much as the stories do."""
+    return TOKENS_PER_STORY if "rules" in inputs else tokens_per_attempt(config.open_environment())
 
 
 def run(ctx: StageContext) -> None:
@@ -69,11 +81,12 @@ def run(ctx: StageContext) -> None:
     config: Config = ctx.config
     begun = ctx.inputs["model"]
     network, tokenizer = load_fresh(begun, ctx.seed) if config.fresh else load(begun)
-    environment = config.open_environment()
+    environment = read_world(ctx.inputs["rules"]) if "rules" in ctx.inputs else config.open_environment()
+    judge = RewardModel.load(ctx.inputs["reward"].path, tokenizer) if "reward" in ctx.inputs else None
     learner = learner_of(config, network, environment, ctx.seed)
     course = config.course()
     collector = Collector(
-        environment, tokenizer, course, f"rl/{ctx.seed}", learner.drawing,
+        environment, tokenizer, course, f"rl/{ctx.seed}", learner.drawing, judge,
         max_positions=network.config.max_positions,
     )  # fmt: skip
     engine = Engine(network)
@@ -82,14 +95,20 @@ def run(ctx: StageContext) -> None:
     )
     step = checkpoint_step(ctx.state / MAIN)
     ctx.records.rewind(lambda record: record.get("step", 0) <= step and step > 0)
-    if step == 0:
+    if step == 0 and judge is None:
         require_audited(config, environment, ctx)
     progress = Progress(
         ctx, engine, tokenizer, measured(environment), steps=config.steps, every=config.gold_every
     )
+    talk = small_talk(environment.rules) if isinstance(environment, World) else None
+    guards = (
+        guards_of(learner, engine, tokenizer, environment)
+        if judge is None
+        else guards_of_learnt(learner, engine, tokenizer, environment, judge)
+    )
     loop = Loop(
-        learner, source, course, ctx.state, guards_of(learner, engine, tokenizer, environment),
-        replay(ctx.inputs["corpus"], tokenizer, config.replay_weight, config.steps, ctx.seed),
+        learner, source, course, ctx.state, guards,
+        replay(ctx.inputs["corpus"], tokenizer, config.replay_weight, config.steps, ctx.seed, talk),
         progress.on_step, progress.on_verdict, ctx.should_stop,
     )  # fmt: skip
     finished = loop.run()
