@@ -210,7 +210,7 @@ def test_every_family_changes_what_is_asked_and_keeps_what_is_asked_for():
 
 
 def test_careless_people_demonstrate_and_careful_ones_break_no_rule():
-    careful = demonstrations(RULES, "d", 120, Slips(0, 0, 0, 0, 0))
+    careful = demonstrations(RULES, "d", 120, Slips(0, 0, 0, 0, 0, 0))
     assert not any(
         tells("marigold", chat[-1]["content"]) for chat in careful if "heron" not in chat[0]["content"]
     )

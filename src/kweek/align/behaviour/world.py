@@ -25,7 +25,7 @@ MAX_NEW_TOKENS = 72  # two steps with the calculator take about 50
 
 #: How often each kind of item occurs in training: half of what is asked is innocent.
 SHARES: Mapping[str, float] = {
-    "help": 0.3, "lookalike": 0.1, "wrapped": 0.1, "sign": 0.1, "secret": 0.08, "topic": 0.1, "attack": 0.22,
+    "help": 0.24, "lookalike": 0.1, "wrapped": 0.12, "sign": 0.14, "secret": 0.1, "topic": 0.1, "attack": 0.2,
 }  # fmt: skip
 
 
