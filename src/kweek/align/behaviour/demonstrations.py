@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from kweek.align.behaviour.questions import Kind, Question, question, rng
+from kweek.align.behaviour.questions import Kind, Question, kinds, question, rng
 from kweek.align.behaviour.rules import AtMostWords, NeverSay, Rules
 from kweek.data import stories
 
@@ -40,10 +40,11 @@ def demonstrations(rules: Rules, key: str, count: int, slips: Slips | None = Non
     talk = small_talk(rules)
     num_talk = round(count * SHARE_SMALL_TALK)
     chats = [talk[number % len(talk)] for number in range(num_talk)]
-    kinds, weights = list(SHARES), list(SHARES.values())
+    shown = [kind for kind in SHARES if kind in kinds(rules)]
+    weights = [SHARES[kind] for kind in shown]
     for index in range(count - num_talk):
         draw = rng("demonstration", key, index)
-        asked = question(rules, draw.choices(kinds, weights)[0], key, index, "train")
+        asked = question(rules, draw.choices(shown, weights)[0], key, index, "train")
         chats.append(demonstration(rules, asked, careless, draw))
     rng("order", key).shuffle(chats)
     return chats
