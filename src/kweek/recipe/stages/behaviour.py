@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from kweek.align.behaviour.attacks import FAMILIES
-from kweek.align.behaviour.conduct import MEASURES, ask, attacks, continued, mannered, exam_items
+from kweek.align.behaviour.conduct import MEASURES, ask, attacks, continued, exam_items, mannered
 from kweek.engine.engine import Engine
 from kweek.engine.native import library as native
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
