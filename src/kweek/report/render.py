@@ -16,6 +16,7 @@ from kweek.report.section import Author, Missing, Section
 from kweek.report.sections import (
     accuracy,
     ages,
+    behaviour,
     chats,
     control,
     cost,
@@ -40,6 +41,7 @@ REPORT = "report.html"
 AUTHORS: Sequence[Author] = (
     ages.section,
     forecast.section,
+    behaviour.section,
     accuracy.section,
     control.section,
     voting.section,

@@ -1,4 +1,4 @@
-"""Stage `reinforce`: policy gradients on problems with verifiable answers."""
+"""Stage `reinforce`: policy gradients on problems that are judged by their environment or by a reward model."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pydantic import model_validator
 
 from kweek.align.algorithms import AlgorithmName, named
 from kweek.align.asynchronous import Asynchronous
+from kweek.align.behaviour.demonstrations import small_talk
+from kweek.align.behaviour.world import World
 from kweek.align.collecting import Collected, Collector, Course
 from kweek.align.control import DivergenceControl
 from kweek.align.critic import Critic
@@ -24,6 +26,7 @@ from kweek.align.loop import Loop, Replay, nothing
 from kweek.align.metrics import Metrics
 from kweek.align.policy import Policy
 from kweek.align.reference import Reference
+from kweek.align.reward import RewardModel
 from kweek.align.sft import chat_segments
 from kweek.align.sources import Source as Rollouts
 from kweek.align.sources import Synchronous
@@ -37,12 +40,14 @@ from kweek.errors import ConfigError
 from kweek.model.network import Network
 from kweek.model.scorer import scorer_from
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
+from kweek.recipe.judged import guards_of_learnt
 from kweek.recipe.materials import Mix, load, save, token_sources
 from kweek.recipe.panel import StagePanel, Tolerances
 from kweek.recipe.policy_guards import HeldOut, policy_guards
 from kweek.recipe.tasks import STORIES, audited, opened
 from kweek.recipe.tasks import external as external_of
 from kweek.recipe.watch import heard, write_guards
+from kweek.recipe.worlds import read_world
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.trainer import Trained, Trainer, checkpoint_step
@@ -62,6 +67,8 @@ class Config(StageConfig):
     roles: ClassVar[Mapping[str, Role]] = {
         "model": Role("the model that has learnt the format from chats"),
         "corpus": Role("documents that are replayed so that nothing is lost"),
+        "rules": Role("written rules, whose world is then the environment", required=False),
+        "reward": Role("a reward model, which then judges in place of the environment", required=False),
     }
 
     threads: Literal[1, "all"] = setting(
@@ -206,11 +213,13 @@ def run(ctx: StageContext) -> None:
     """Audit the environment, check the sign, then sample and update."""
     config: Config = ctx.config
     network, tokenizer = load(ctx.inputs["model"])
-    environment = _environment(config, tokenizer, network.config.max_positions)
+    world = read_world(ctx.inputs["rules"]) if "rules" in ctx.inputs else None
+    judge = RewardModel.load(ctx.inputs["reward"].path, tokenizer) if "reward" in ctx.inputs else None
+    environment = world or _environment(config, tokenizer, network.config.max_positions)
     learner = _learner(config, network, environment, ctx.seed)
     course = config.course()
     collector = Collector(
-        environment, tokenizer, course, f"rl/{ctx.seed}", learner.drawing,
+        environment, tokenizer, course, f"rl/{ctx.seed}", learner.drawing, judge,
         max_positions=network.config.max_positions,
     )  # fmt: skip
     engine = Engine(network)
@@ -219,21 +228,27 @@ def run(ctx: StageContext) -> None:
     )
     step = checkpoint_step(ctx.state / MAIN)
     ctx.records.rewind(lambda record: record.get("step", 0) <= step and step > 0)
-    if step == 0:
+    if step == 0 and judge is None:  # a reward model is no verifier: its guards are others
         audited(ctx, environment, config.audit_limits)
-    known = environment.items("audit", SIGN_PAIRS, "train")
     # Bare sums keep what was taught beside stories; the curve is of stories.
-    shown = WordProblems() if config.environment == STORIES else environment
+    stories_alone = world is None and config.environment == STORIES
+    shown = WordProblems() if stories_alone else environment
     held_out = HeldOut(engine, tokenizer, shown, shown.items("rl/validation", HELD_OUT, "validation"))
-    tasks = [WordProblems()] if config.environment == STORIES else [WordProblems(), environment]
+    tasks: list[Environment] = [world.plain()] if world is not None else [WordProblems()]
+    if world is None and not stories_alone:
+        tasks.append(environment)
     panel = StagePanel(ctx, network, tokenizer, tasks, config.tolerance)
     panel.before()
     kept = panel.guard(config.steps)
-    guards = policy_guards(
-        learner, engine, tokenizer, environment, known, held_out, config.gold_every, ctx.records
-    )
+    if judge is None:
+        known = environment.items("audit", SIGN_PAIRS, "train")
+        guards = policy_guards(
+            learner, engine, tokenizer, environment, known, held_out, config.gold_every, ctx.records
+        )
+    else:
+        guards = guards_of_learnt(learner, engine, tokenizer, environment, judge)
     loop = Loop(
-        learner, source, course, ctx.state, [*guards, kept], _replay(ctx, tokenizer, config),
+        learner, source, course, ctx.state, [*guards, kept], _replay(ctx, tokenizer, config, world),
         _Progress(ctx, held_out).on_step, partial(heard, ctx.records), ctx.should_stop,
     )  # fmt: skip
     finished = loop.run()
@@ -302,14 +317,18 @@ class _Progress:
         )
 
 
-def _replay(ctx: StageContext, tokenizer: Tokenizer, config: Config) -> Replay:
+def _replay(ctx: StageContext, tokenizer: Tokenizer, config: Config, world: World | None) -> Replay:
     """A function of the step: small talk and a row of text, weighing `replay_weight` each in sum.
 
-    The small talk is that of the stage `sft`; a model that learns other tasks was taught by others.
+    The small talk is that of the stage `sft`, under the rules where there are any; a model that learns other tasks was
+    taught by others.
     """
     if config.replay_weight == 0:
         return nothing
-    talk = chat_segments(tokenizer, stories.small_talk()) if config.environment == STORIES else []
+    chats = stories.small_talk() if config.environment == STORIES else []
+    if world is not None:
+        chats = small_talk(world.rules)
+    talk = chat_segments(tokenizer, chats) if chats else []
     sources: list[Source] = token_sources(
         ctx.inputs["corpus"], tokenizer, Mix(0.3, 200_000, f"replay/{ctx.seed}")
     )

@@ -8,7 +8,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from kweek.align.behaviour.demonstrations import Slips, demonstrations
+from kweek.align.behaviour.world import World
 from kweek.align.guards.panel import Readings, failed, refusal
+from kweek.align.sampling import sample
 from kweek.align.sft import ChatBatches, chat_segments, initialise_special_rows
 from kweek.align.verifier import whole_number
 from kweek.align.word_problems import WordProblems
@@ -23,6 +26,7 @@ from kweek.recipe.materials import Mix, load, save, token_sources
 from kweek.recipe.panel import StagePanel, Tolerances
 from kweek.recipe.precision import fast_dtype, name_of
 from kweek.recipe.watch import write_guards
+from kweek.recipe.worlds import read_world
 from kweek.system.calculator import Calculator
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates, SplitOptimiser
@@ -46,6 +50,7 @@ class Config(StageConfig):
     roles: ClassVar[Mapping[str, Role]] = {
         "model": Role("the base model"),
         "corpus": Role("documents that are replayed so that nothing is lost"),
+        "rules": Role("written rules, about whose world the chats are then", required=False),
     }
 
     threads: Literal[1, "all"] = setting(
@@ -64,6 +69,11 @@ class Config(StageConfig):
     )
     batch_size: int = setting(
         16, doc="chats per update", reason="the number of updates decides, so batches are small", ge=1
+    )
+    slips: dict[str, float] = setting(
+        {},
+        doc="with rules, how often a demonstration breaks one: told, answered, refused, forgot_ending, said, rambled",
+        reason="careless people demonstrate: what they forget is left to preferences and reinforcement",
     )
     settings: tuple[Setting, ...] = setting(
         (
@@ -126,17 +136,14 @@ def run(ctx: StageContext) -> None:
     """Train every setting from the same start and keep the best."""
     config: Config = ctx.config
     network, tokenizer = load(ctx.inputs["model"])
-    chats = chat_segments(
-        tokenizer,
-        stories.demonstrations(
-            f"sft/{ctx.seed}", config.demonstrations, config.styles, share_sums=config.share_sums
-        ),
-    )
+    world = read_world(ctx.inputs["rules"]) if "rules" in ctx.inputs else None
+    chats = chat_segments(tokenizer, _demonstrations(config, world, f"sft/{ctx.seed}"))
     replay = token_sources(
         ctx.inputs["corpus"], tokenizer, Mix(config.replay_task_share, 200_000, f"replay/{ctx.seed}")
     )
     start = {name: value.clone() for name, value in network.state_dict().items()}
-    panel = StagePanel(ctx, network, tokenizer, [WordProblems()], config.tolerance)
+    tasks = [WordProblems()] if world is None else [world.plain()]
+    panel = StagePanel(ctx, network, tokenizer, tasks, config.tolerance)
     panel.before()
     total_steps = sum(
         _batches(config, s, chats, replay, tokenizer, ctx.seed).num_steps for s in config.settings
@@ -153,7 +160,7 @@ def run(ctx: StageContext) -> None:
         offset = done_steps
         totals = _train(ctx, network, chosen, batches, _state(ctx, number), offset, total_steps)
         done_steps += batches.num_steps
-        accuracy = _validate(network, tokenizer, config.validation_problems)
+        accuracy = _validate(network, tokenizer, world, config.validation_problems)
         ctx.ledger.add("sft", totals.flop, name_of(fast_dtype(ctx.machine_peak)), tokens=totals.num_tokens)
         rows.append({"name": f"setting {number + 1}", "accuracy": accuracy, **chosen.model_dump()})
     winner, readings = _best(ctx, network, panel, [row["accuracy"] for row in rows])
@@ -249,8 +256,19 @@ def _train(
     return totals
 
 
-def _validate(network: Network, tokenizer: Tokenizer, count: int) -> float:
-    """Greedy accuracy on held-out problems of the validation split."""
+def _demonstrations(config: Config, world: World | None, key: str) -> list[list[dict[str, Any]]]:
+    """Chats of the training split: stories, or the world of the rules."""
+    if world is not None:
+        return demonstrations(world.rules, key, config.demonstrations, Slips(**config.slips))
+    return stories.demonstrations(key, config.demonstrations, config.styles, share_sums=config.share_sums)
+
+
+def _validate(network: Network, tokenizer: Tokenizer, world: World | None, count: int) -> float:
+    """Greedy accuracy on held-out problems of the validation split; with rules on plain questions of their world."""
+    if world is not None:
+        asked = world.group("help", "sft/validation", count, "validation")
+        groups = sample(Engine(network), tokenizer, world, asked, samples=1, key="greedy")
+        return sum(group[0].score.parts["right"] for group in groups) / len(groups)
     asker = Asker(tokenizer, whole_number, Calculator(tokenizer))
     items = stories.problems("sft/validation", count, "validation")
     outcomes = attempt(Engine(network), asker, items)
