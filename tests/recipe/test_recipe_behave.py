@@ -117,12 +117,15 @@ def test_compared_answers_are_the_tokens_that_were_sampled(made):
 def test_every_objective_learns_from_the_pairs(made, tmp_path, objective):
     inputs = {"model": made["sft"], "pairs": made["pairs"], "rules": made["rules"], "corpus": made["corpus"]}
     artifact, records = small_stage.run(
-        "prefer", tmp_path, inputs, objective=objective, switches={}, batch_size=8, learning_rate=1e-3
-    )
+        "prefer", tmp_path, inputs, objective=objective, switches={}, batch_size=8, learning_rate=1e-3,
+        tolerance={"bits": None, "solved": None, "trust": None},
+    )  # fmt: skip
     first, *_, last = [r for r in records if r["kind"] == "train"]
     assert last["margin"] > first["margin"]
     assert any(r["kind"] == "sign" for r in records) == (objective != "kto")
     assert artifact.metrics["bits_per_byte"] > 0
+    guards = {guard["name"] for guard in json.loads(artifact.file("guards.json").read_text())["guards"]}
+    assert guards >= {"panel", "displacement"}
 
 
 def test_switches_that_an_objective_does_not_have_are_refused():
@@ -179,7 +182,9 @@ def test_the_recipe_is_whole():
     }
 
 
-def test_reinforcement_by_a_reward_model_is_charged_for_its_distance_and_watched_by_gold(made, reward, tmp_path):
+def test_reinforcement_by_a_reward_model_is_charged_for_its_distance_and_watched_by_gold(
+    made, reward, tmp_path
+):
     inputs = {"model": made["sft"], "corpus": made["corpus"], "rules": made["rules"], "reward": reward[0]}
     artifact, records = small_stage.run(
         "reinforce", tmp_path, inputs, algorithm="rloo", steps=5, prompts=4, samples=4, gold_every=5
@@ -187,6 +192,8 @@ def test_reinforcement_by_a_reward_model_is_charged_for_its_distance_and_watched
     updates = [r for r in records if r["kind"] == "update"]
     assert len(updates) == 5 and updates[-1]["gold"] is not None
     assert all(r["flop_reward"] > 0 and r["kl"] is not None for r in updates)
-    looks = [r for r in records if r["kind"] == "guard" and r["name"] == "hacking" and "proxy" in r["figures"]]
+    looks = [
+        r for r in records if r["kind"] == "guard" and r["name"] == "hacking" and "proxy" in r["figures"]
+    ]
     assert looks and not any(r["kind"] == "audit" for r in records)
     assert artifact.file("model.safetensors").exists()
