@@ -16,6 +16,7 @@ from kweek.report.section import Author, Missing, Section
 from kweek.report.sections import (
     accuracy,
     ages,
+    changes,
     chats,
     control,
     cost,
@@ -44,6 +45,7 @@ AUTHORS: Sequence[Author] = (
     control.section,
     voting.section,
     chats.section,
+    changes.section,
     paired.section,
     tax.section,
     four_bits.section,

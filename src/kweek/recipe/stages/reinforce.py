@@ -11,10 +11,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from kweek.align.algorithms import AlgorithmName, named
+from kweek.align.answers import Answer, of_rollout
 from kweek.align.asynchronous import Asynchronous
 from kweek.align.collecting import Collected, Collector, Course
 from kweek.align.control import DivergenceControl
 from kweek.align.critic import Critic
+from kweek.align.distance import Distance
 from kweek.align.guards.collapse import CollapseGuard
 from kweek.align.guards.guard import Guard, Verdict
 from kweek.align.guards.known import known_pairs
@@ -25,6 +27,7 @@ from kweek.align.loop import Loop, Replay, nothing
 from kweek.align.metrics import Metrics
 from kweek.align.policy import Policy
 from kweek.align.reference import Reference
+from kweek.align.rollout import Rollout
 from kweek.align.sampling import sample
 from kweek.align.sft import chat_segments
 from kweek.align.sources import Source as Rollouts
@@ -39,6 +42,7 @@ from kweek.engine.native import library as native
 from kweek.errors import ConfigError
 from kweek.model.network import Network
 from kweek.model.scorer import scorer_from
+from kweek.recipe.changes import KINDS, record_answers, record_divergence, record_groups
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.materials import Mix, load, save, token_sources, validation_texts
 from kweek.recipe.pretraining import documents_bits, evaluate_bits
@@ -50,6 +54,9 @@ TOKENS_PER_SAMPLE = 75  # prompt and answer; for estimates only
 SIGN_PAIRS = 24  # pairs of a right and a wrong answer; at least twenty
 AUDIT_ITEMS = 200
 HELD_OUT = 64  # problems for the curve of greedy accuracy: within 12 points
+MOVED = (
+    4  # answers to each problem that the distance from the start is measured on: half a nat with 24 problems
+)
 LENGTH = 256  # of the replayed rows, as pretraining ended
 REPLAY_TOKENS = (
     1024  # of text per update: a small weight on many tokens holds what was learnt with little noise
@@ -189,10 +196,14 @@ def run(ctx: StageContext) -> None:
         Asynchronous(collector, network) if config.staleness else Synchronous(collector, engine)
     )
     step = checkpoint_step(ctx.state / MAIN)
-    ctx.records.rewind(lambda record: record.get("step", 0) <= step and step > 0)
+    ctx.records.rewind(
+        lambda record: record["kind"] not in KINDS and record.get("step", 0) <= step and step > 0
+    )
     if step == 0:
         _audit(ctx)
-    progress = _Progress(ctx, engine, tokenizer)
+    distance = Distance(copy.deepcopy(network)) if learner.reference is None else None
+    progress = _Progress(ctx, engine, tokenizer, distance)
+    before = progress.answers()
     loop = Loop(
         learner, source, course, ctx.state, _guards(learner, engine, tokenizer), _replay(ctx, tokenizer, config),
         progress.on_step, progress.on_verdict, ctx.should_stop,
@@ -200,7 +211,10 @@ def run(ctx: StageContext) -> None:
     finished = loop.run()
     if finished.stopped:
         ctx.records.append("stopped", text=finished.stopped, step=finished.totals.step, kept=finished.kept)
+    record_groups(ctx.records)
+    record_answers(ctx.records, before, progress.answers(), f"{HELD_OUT} held-out problems, greedy")
     ctx.ledger.add("reinforce", finished.totals.flop, "fp32", tokens=finished.totals.num_tokens)
+    ctx.ledger.add("measure", progress.flop, "fp32")
     bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
     save(ctx.out, network, tokenizer)
     ctx.out.metrics.update(bits_per_byte=documents_bits(bits))
@@ -231,23 +245,36 @@ def _learner(config: Config, network: Network, environment: WordProblems, seed: 
 
 
 class _Progress:
-    """Records every update, and greedy accuracy on held-out problems now and then."""
+    """Records every update; now and then greedy accuracy on held-out problems and the distance from the start.
 
-    def __init__(self, ctx: StageContext, engine: Engine, tokenizer: Tokenizer) -> None:
-        self._ctx, self._engine, self._tokenizer = ctx, engine, tokenizer
+    Attributes:
+        flop: of these measurements.
+    """
+
+    def __init__(
+        self, ctx: StageContext, engine: Engine, tokenizer: Tokenizer, distance: Distance | None
+    ) -> None:
+        self._ctx, self._engine, self._tokenizer, self._distance = ctx, engine, tokenizer, distance
         self._environment = WordProblems()
         self._held_out = self._environment.items("rl/validation", HELD_OUT, "validation")
         self._last = time.monotonic()
+        self.flop = 0.0
+
+    def answers(self) -> list[Answer]:
+        """Greedy answers to the held-out problems, for people and for the curve."""
+        return [of_rollout(self._tokenizer, rollout) for rollout in self._greedy()]
 
     def on_step(self, totals: Trained, metrics: Metrics, batch: Collected) -> None:
         """See `Loop.on_step`."""
         ctx, config = self._ctx, self._ctx.config
         gold = None
         if metrics.step % config.gold_every == 0 or metrics.step == config.steps:
-            greedy = sample(
-                self._engine, self._tokenizer, self._environment, self._held_out, samples=1, key="greedy"
-            )
-            gold = sum(group[0].score.value for group in greedy) / len(greedy)
+            greedy = self._greedy()
+            gold = sum(rollout.score.value for rollout in greedy) / len(greedy)
+        if self._distance is not None and (gold is not None or metrics.step == 1):
+            sampled = [rollout for group in batch.all_groups for rollout in group[:MOVED]]
+            record_divergence(ctx.records, metrics.step, self._distance.of(sampled))
+            self.flop += self._distance.num_flops(sampled)
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         ctx.records.append(
@@ -256,6 +283,13 @@ class _Progress:
         ctx.progress(
             metrics.step, config.steps, reward=metrics.reward, flop_per_second=metrics.flop / seconds
         )
+
+    def _greedy(self) -> list[Rollout]:
+        found = sample(
+            self._engine, self._tokenizer, self._environment, self._held_out, samples=1, key="greedy"
+        )
+        self.flop += sum(group[0].flop for group in found)
+        return [group[0] for group in found]
 
     def on_verdict(self, guard: str, step: int, verdict: Verdict) -> None:
         """See `Loop.on_verdict`; what the guard of the sign sees at first has a record of its own."""

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from kweek.align.answers import of_outcome
+from kweek.align.distance import Distance
+from kweek.align.sampling import Drawing, sample
 from kweek.align.sft import ChatBatches, chat_segments, initialise_special_rows
 from kweek.align.verifier import whole_number
+from kweek.align.word_problems import WordProblems, as_item
 from kweek.data import stories
 from kweek.data.packing import keyed_generator
 from kweek.engine.engine import Engine
 from kweek.engine.native import library as native
-from kweek.evaluate.problems import Asker, attempt
+from kweek.evaluate.problems import Asker, Outcome, PromptKind, attempt
 from kweek.model.network import Network
+from kweek.recipe.changes import record_answers, record_divergence
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.materials import Mix, load, save, token_sources, validation_texts
 from kweek.recipe.precision import fast_dtype, name_of
@@ -28,6 +33,8 @@ from kweek.train.schedule import WarmupStableDecay
 from kweek.train.trainer import StepResult, Trained, Trainer, checkpoint_step, fit
 
 TOKENS_PER_CHAT = 75  # mean of question and answer; for estimates only
+SHOWN = 64  # validation problems that are also answered before training: within 12 points, a second of work
+MOVED = 48  # answers on which the distance from the start is measured: to about a nat in twenty
 
 
 class Setting(BaseModel):
@@ -135,26 +142,32 @@ def run(ctx: StageContext) -> None:
     # A finished setting's checkpoint stands at its last step, so the sum is the step that training goes on from.
     resumed = sum(checkpoint_step(_state(ctx, number)) for number in range(len(config.settings)))
     ctx.records.rewind(lambda record: record["kind"] == "train" and record["step"] <= resumed)
-    best: tuple[float, dict[str, torch.Tensor]] | None = None
+    problems = stories.problems("sft/validation", config.validation_problems, "validation")
+    before = _answers(network, tokenizer, problems[:SHOWN], _asked(ctx))
+    best: tuple[float, dict[str, torch.Tensor], list[Outcome]] | None = None
     rows: list[dict[str, Any]] = []
     done_steps = 0
     for number, chosen in enumerate(config.settings):
         network.load_state_dict(start)
-        initialise_special_rows(network, tokenizer, int(keyed_generator("rows", ctx.seed).integers(2**62)))
+        _initialise(ctx, network, tokenizer)
         batches = _batches(config, chosen, chats, replay, tokenizer, ctx.seed)
         offset = done_steps
         totals = _train(ctx, network, chosen, batches, _state(ctx, number), offset, total_steps)
         done_steps += batches.num_steps
-        accuracy = _validate(network, tokenizer, config.validation_problems)
+        outcomes = _answers(network, tokenizer, problems)
+        ctx.ledger.add("measure", sum(o.flop for o in outcomes), "fp32")
+        accuracy = sum(o.correct for o in outcomes) / len(outcomes)
         ctx.ledger.add("sft", totals.flop, name_of(fast_dtype(ctx.machine_peak)), tokens=totals.num_tokens)
-        rows.append({"name": f"setting {number + 1}", "accuracy": accuracy, **chosen.model_dump()})
+        name = f"setting {number + 1}"
+        rows.append({"name": name, "accuracy": accuracy, **chosen.model_dump(), "updates": batches.num_steps})
         if best is None or accuracy > best[0]:
-            best = (accuracy, {name: value.clone() for name, value in network.state_dict().items()})
+            best = (accuracy, {name: value.clone() for name, value in network.state_dict().items()}, outcomes)
     assert best is not None
     winner = max(range(len(rows)), key=lambda i: rows[i]["accuracy"])
     for i, row in enumerate(rows):
         ctx.records.append("setting", **row, chosen=i == winner)
     network.load_state_dict(best[1])
+    _record_change(ctx, network, tokenizer, before, best[2], rows[winner]["updates"])
     bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
     save(ctx.out, network, tokenizer)
     ctx.out.metrics.update(
@@ -222,9 +235,42 @@ def _train(
     return totals
 
 
-def _validate(network: Network, tokenizer: Tokenizer, count: int) -> float:
-    """Greedy accuracy on held-out problems of the validation split."""
-    asker = Asker(tokenizer, whole_number, Calculator(tokenizer))
-    items = stories.problems("sft/validation", count, "validation")
-    outcomes = attempt(Engine(network), asker, items)
-    return sum(o[0].correct for o in outcomes) / len(outcomes)
+def _initialise(ctx: StageContext, network: Network, tokenizer: Tokenizer) -> None:
+    """Rows of tokens that pretraining has not met, the same for every setting."""
+    initialise_special_rows(network, tokenizer, int(keyed_generator("rows", ctx.seed).integers(2**62)))
+
+
+def _answers(
+    network: Network, tokenizer: Tokenizer, problems: Sequence[stories.Problem], kind: PromptKind = "chat"
+) -> list[Outcome]:
+    """Greedy answers."""
+    asker = Asker(tokenizer, whole_number, Calculator(tokenizer), kind=kind)
+    return [group[0] for group in attempt(Engine(network), asker, problems)]
+
+
+def _asked(ctx: StageContext) -> PromptKind:
+    """How the model that is taught can be asked: one that has only read documents continues them."""
+    return "document" if ctx.inputs["model"].kind == "pretrain" else "chat"
+
+
+def _record_change(
+    ctx: StageContext,
+    network: Network,
+    tokenizer: Tokenizer,
+    before: Sequence[Outcome],
+    after: Sequence[Outcome],
+    updates: int,
+) -> None:
+    """What the chosen setting changed, and how far its updates went from what they began with."""
+    old, new = ([of_outcome(o) for o in outcomes] for outcomes in (before, after[: len(before)]))
+    record_answers(ctx.records, old, new, f"{len(before)} held-out problems, greedy")
+    start, _ = load(ctx.inputs["model"])
+    _initialise(ctx, start, tokenizer)
+    items = [as_item(o.problem) for o in after[:MOVED]]
+    groups = sample(
+        Engine(network), tokenizer, WordProblems(), items, samples=1, key="moved", drawing=Drawing()
+    )
+    sampled, distance = [group[0] for group in groups], Distance(start)
+    record_divergence(ctx.records, updates, distance.of(sampled))
+    answering = sum(o.flop for o in before) + sum(rollout.flop for rollout in sampled)
+    ctx.ledger.add("measure", answering + distance.num_flops(sampled), "fp32")
