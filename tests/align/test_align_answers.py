@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_world import small_policy, small_tokenizer
 
-from kweek.align.answers import Answer, asked, most_changed, of_outcome, of_rollout, rewording
+from kweek.align.answers import Answer, asked, continued, most_changed, of_rollout, rewording
 from kweek.align.sampling import sample
 from kweek.align.verifier import whole_number
-from kweek.align.word_problems import WordProblems, as_item
+from kweek.align.word_problems import OneAnswer, WordProblems, as_item
 from kweek.data import stories
 from kweek.engine.engine import Engine
 from kweek.evaluate.problems import Asker, attempt
@@ -76,17 +76,38 @@ def test_words_in_common():
     assert rewording("", "") == 0
 
 
-def test_a_rollout_and_an_outcome_of_the_same_problem_read_alike():
-    engine, tokenizer = Engine(small_policy()), small_tokenizer()
+def outcomes_of(engine, problems, kind):
+    asker = Asker(small_tokenizer(), whole_number, Calculator(small_tokenizer()), kind=kind)
+    return [group[0] for group in attempt(engine, asker, problems)]
+
+
+def test_answers_read_as_those_of_an_evaluation_do():
+    engine, tokenizer, where = Engine(small_policy()), small_tokenizer(), WordProblems()
     problems = stories.problems("read", 6, "train")
-    asker = Asker(tokenizer, whole_number, Calculator(tokenizer))
-    outcomes = [of_outcome(group[0]) for group in attempt(engine, asker, problems)]
-    groups = sample(
-        engine, tokenizer, WordProblems(), [as_item(p) for p in problems], samples=1, key="greedy"
-    )
-    assert [of_rollout(tokenizer, group[0]) for group in groups] == outcomes
-    assert all(one.gold and one.length > 0 for one in outcomes)
-    assert not any("<|im_end|>" in one.text for one in outcomes)
+    items = [as_item(problem) for problem in problems]
+    groups = sample(engine, tokenizer, where, items, samples=1, key="greedy")
+    chats = [of_rollout(tokenizer, group[0]) for group in groups]
+    documents, flop = continued(engine, tokenizer, where, items)
+    for kind, answers in (("chat", chats), ("document", documents)):
+        expected = outcomes_of(engine, problems, kind)
+        assert [one.text.strip() for one in answers] == [o.transcript.strip() for o in expected]
+        assert [one.reward for one in answers] == [float(o.correct) for o in expected]
+        assert [(one.prompt, one.gold) for one in answers] == [(p.question, p.answer) for p in problems]
+        assert [one.length for one in answers] == [o.num_new_tokens for o in expected]
+    assert flop == sum(o.flop for o in outcomes_of(engine, problems, "document"))
+    assert of_rollout(tokenizer, groups[0][0], 7.5).reward == 7.5
+
+
+def test_a_judge_that_fails_on_a_document_gives_nothing():
+    class Faulty(WordProblems):
+        def begin(self, item):
+            raise_later = OneAnswer(item, self.verifier)
+            raise_later.score = lambda: 1 / 0
+            return raise_later
+
+    items = [as_item(problem) for problem in stories.problems("read", 2, "train")]
+    found, _ = continued(Engine(small_policy()), small_tokenizer(), Faulty(), items)
+    assert [one.reward for one in found] == [0.0, 0.0]
 
 
 def test_a_prompt_of_several_messages_names_who_speaks():

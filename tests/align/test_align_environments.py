@@ -1,5 +1,6 @@
 """Environments: items that follow from their key, splits that follow from content, episodes that never raise."""
 
+import contextlib
 import json
 
 import pytest
@@ -11,7 +12,7 @@ from kweek.align.audit.finding import require_sound
 from kweek.align.environment import Item
 from kweek.align.environments.corrected import Corrected
 from kweek.align.environments.guessing import Guessing, game, num_guesses
-from kweek.align.environments.named import environment
+from kweek.align.environments.named import environment, source_of
 from kweek.align.environments.pool import Pool, split_of
 from kweek.align.environments.single_turn import SingleTurn, answer_of
 from kweek.align.environments.stories import Stories
@@ -217,3 +218,37 @@ def test_environments_by_name(tmp_path, monkeypatch):
             environment(name)
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "1+1?", "gold": 2, "verifier": "number"}))
     assert environment(str(tmp_path / "p.jsonl")).name == "p"
+
+
+def test_a_python_file_gives_an_environment_with_options_and_a_judge_for_prompts(tmp_path):
+    mine, prompts = tmp_path / "own_tasks_of_a_test.py", tmp_path / "prompts.jsonl"
+    mine.write_text(
+        "from kweek.align.environments.guessing import Guessing\n"
+        "def game(sizes=(16,)):\n    return Guessing(sizes=sizes)\n"
+        "def contains(answer, gold):\n    return gold in answer\n"
+    )
+    prompts.write_text(
+        '{"prompt": "Which colour?", "gold": "red"}\n'
+        '{"prompt": "How many?", "gold": "7", "verifier": "whole_number"}\n'
+    )
+    assert environment(f"{mine}:game", options={"sizes": [32, 64]}).sizes == (32, 64)
+    with pytest.raises(ConfigError, match="sizes"):
+        environment(f"{mine}:game", options={"size": 32})
+    made = environment(str(prompts), verifier=f"{mine}:contains")
+    scores = {}
+    for split in SPLITS:
+        with contextlib.suppress(DataError):
+            for item in made.items("key", 2, split):
+                episode = made.begin(item)
+                episode.step(said(f"it is {item.gold}"))
+                scores[item.gold] = episode.score().value
+    assert scores == {"red": 1.0, "7": 0.0}  # the second names a judge of its own, which takes numbers alone
+    assert source_of(f"{mine}:game") == mine and source_of(str(prompts)) == prompts
+    assert source_of("stories") is None and source_of("gym:chain_sum") is None
+
+
+def test_a_python_file_that_is_not_there_or_is_hidden_by_a_module_is_told(tmp_path):
+    (tmp_path / "json.py").write_text("def game():\n    return None\n")
+    for name, words in [("nothing.py:game", "no file"), ("json.py:game", "another module is called json")]:
+        with pytest.raises(ConfigError, match=words):
+            environment(f"{tmp_path}/{name}")

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kweek.align.environment import Environment, Item
 from kweek.align.rollout import Rollout
-from kweek.evaluate.problems import Outcome
-from kweek.protocols import Message
+from kweek.errors import KweekError
+from kweek.protocols import LanguageModel, Message, Request
 from kweek.tokenize.tokenizer import Tokenizer
 
 #: Samples to show: as many as a reader takes in side by side.
@@ -34,24 +35,57 @@ class Answer:
     gold: str = ""
 
 
-def of_rollout(tokenizer: Tokenizer, rollout: Rollout) -> Answer:
-    """A judged rollout for people to read: what follows its prompt, without the mark that ends it."""
+def of_rollout(tokenizer: Tokenizer, rollout: Rollout, reward: float | None = None) -> Answer:
+    """A judged rollout for people to read: what follows its prompt, without the mark that ends it.
+
+    Args:
+        reward: of another judge than the environment.
+    """
     written = list(rollout.token_ids[rollout.num_prompt_tokens :])
     length = len(written)
     if written and written[-1] in tokenizer.stop_ids:
         written.pop()
-    item = rollout.item
-    return Answer(
-        asked(item.messages), tokenizer.decode(written), rollout.score.value, length, str(item.gold or "")
-    )
+    item, value = rollout.item, rollout.score.value if reward is None else reward
+    return Answer(asked(item.messages), tokenizer.decode(written), value, length, item.gold)
 
 
-def of_outcome(outcome: Outcome) -> Answer:
-    """An answer to one of the generated problems; right is a reward of 1."""
-    problem = outcome.problem
-    return Answer(
-        problem.question, outcome.transcript, float(outcome.correct), outcome.num_new_tokens, problem.answer
-    )
+def continued(
+    model: LanguageModel, tokenizer: Tokenizer, environment: Environment, items: Sequence[Item]
+) -> tuple[list[Answer], float]:
+    """Answers of a model that has seen no chat, and their FLOP: it continues the prompt, its last line is judged.
+
+    Raises:
+        KweekError: an answer could not be generated.
+    """
+    tool = environment.interceptor(tokenizer)
+    requests = [
+        Request(
+            [tokenizer.eos_id, *tokenizer.encode(asked(item.messages) + "\n")], environment.max_new_tokens,
+            stop_ids=tokenizer.stop_ids, interceptor=tool,
+        )
+        for item in items
+    ]  # fmt: skip
+    found, flop = [], 0.0
+    for item, done in zip(items, model.generate(requests), strict=True):
+        if done.error is not None:
+            raise KweekError(done.error)
+        text = tokenizer.decode(
+            [index for index in done.token_ids if index not in tokenizer.stop_ids]
+        ).strip()
+        reward = _judged(environment, item, text.rsplit("\n", 1)[-1])
+        found.append(Answer(asked(item.messages), text, reward, len(done.token_ids), item.gold))
+        flop += done.flop
+    return found, flop
+
+
+def _judged(environment: Environment, item: Item, answer: str) -> float:
+    """What an answer earns; nothing where the judge fails, whom the audit of the stage tells of."""
+    episode = environment.begin(item)
+    try:
+        episode.step({"role": "assistant", "content": answer})
+        return episode.score().value
+    except Exception:
+        return 0.0
 
 
 def asked(messages: Sequence[Message]) -> str:

@@ -95,6 +95,18 @@ def judged_ids(answer: Chat) -> list[int]:
     return list(answer.token_ids[: last + 1])
 
 
+def before_padding(pair: Pair, pad_token_id: int | None) -> Pair:
+    """A pair whose answers do not end with the padding token: `transformers` reads a score before it."""
+
+    def cut(answer: Chat) -> Chat:
+        end = len(answer.token_ids)
+        while end > 1 and answer.token_ids[end - 1] == pad_token_id:
+            end -= 1
+        return Chat(answer.token_ids[:end], answer.turns[:end])
+
+    return replace(pair, chosen=cut(pair.chosen), rejected=cut(pair.rejected))
+
+
 def reward_segments(pairs: Sequence[Pair]) -> list[tuple[Segment, Segment]]:
     """Both sides of every pair of an update, with weight 1 at the token where the reward is read; labels as those of
     `pair_segments`."""
@@ -183,8 +195,12 @@ class RewardModel:
         return cls(load_scorer(folder), Tokenizer.load(folder), policy)
 
     def rewards(self, answers: Sequence[Chat]) -> list[float]:
-        """The reward of every answer."""
-        return [float(score) for score in scores(self.scorer, [judged_ids(answer) for answer in answers])]
+        """The reward of every answer; one that ends with the padding token is read before it."""
+        judged = [judged_ids(answer) for answer in answers]
+        for ids in judged:
+            while len(ids) > 1 and ids[-1] == self.scorer.config.pad_token_id:
+                ids.pop()
+        return [float(score) for score in scores(self.scorer, judged)]
 
     def __call__(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """Judge rollouts in place of their environment, each up to the last token that the policy chose.

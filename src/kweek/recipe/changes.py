@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kweek.align.answers import Answer, most_changed, require_same
+from kweek.align.answers import MOST, Answer, most_changed, require_same
 from kweek.align.distance import Moved
 from kweek.stats.paired import paired_difference
 from kweek.store.records import Records
@@ -75,6 +75,24 @@ def record_beside(
         for name, one in sides.items()
     ]
     records.append("beside", prompt=prompt[:LONGEST], gold=gold[:LONGEST], sides=shown, of=of)
+
+
+def record_ranked(records: Records, preferred: Sequence[Answer], other: Sequence[Answer], of: str) -> None:
+    """How a reward model sees held-out pairs, and those that it ranks most wrongly.
+
+    Args:
+        preferred, other: the two answers of each pair in parallel, with their rewards.
+        of: which pairs, for people.
+    """
+    sides = {"preferred": preferred, "other": other}
+    rewards = {name: [answer.reward for answer in answers] for name, answers in sides.items()}
+    record_distribution(records, "reward", rewards, of=of)
+    margins = [a - b for a, b in zip(*rewards.values(), strict=True)]
+    record_distribution(records, "margin", {"preferred less other": margins}, of=of)
+    wrong = sorted((at for at in range(len(margins)) if margins[at] < 0), key=lambda at: margins[at])
+    for at in wrong[:MOST]:
+        both = {name: answers[at] for name, answers in sides.items()}
+        record_beside(records, preferred[at].prompt, both, of=f"pairs ranked most wrongly of {of}")
 
 
 def record_distribution(

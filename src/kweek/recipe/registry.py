@@ -19,9 +19,14 @@ BUILTIN_KINDS: tuple[str, ...] = (
     "scale",
     "pretrain",
     "sft",
+    "rules",
+    "compare",
+    "prefer",
+    "reward",
     "reinforce",
     "quantize",
     "evaluate",
+    "behaviour",
 )
 
 

@@ -16,6 +16,7 @@ from kweek.report.section import Author, Missing, Section
 from kweek.report.sections import (
     accuracy,
     ages,
+    behaviour,
     changes,
     chats,
     control,
@@ -41,6 +42,7 @@ REPORT = "report.html"
 AUTHORS: Sequence[Author] = (
     ages.section,
     forecast.section,
+    behaviour.section,
     accuracy.section,
     control.section,
     voting.section,

@@ -27,5 +27,5 @@ class Missing:
     needs: str
 
 
-#: Makes a section of a run's history.
-Author = Callable[[History], Section | Missing]
+#: Makes a section of a run's history; None where its recipe is not about it.
+Author = Callable[[History], Section | Missing | None]

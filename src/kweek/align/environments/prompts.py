@@ -17,6 +17,7 @@ from typing import Any
 from kweek.align.environment import Episode, Item
 from kweek.align.environments.single_turn import MAX_NEW_TOKENS, OneAnswer, SingleTurn
 from kweek.align.verifier import whole_number
+from kweek.align.verifiers.function import Judge
 from kweek.align.verifiers.named import named
 from kweek.align.verifiers.program import Run
 from kweek.errors import ConfigError, DataError
@@ -37,6 +38,7 @@ class Prompts(SingleTurn):
         items: with `data["verifier"]`, as `read_items` makes them.
         max_new_tokens: of an answer.
         run: the sandbox, for verifiers that run programs.
+        judge: of items without a verifier.
 
     Raises:
         DataError: no items, or one question with two golds.
@@ -44,9 +46,15 @@ class Prompts(SingleTurn):
     """
 
     def __init__(
-        self, name: str, items: list[Item], *, max_new_tokens: int = MAX_NEW_TOKENS, run: Run | None = None
+        self,
+        name: str,
+        items: list[Item],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        run: Run | None = None,
+        judge: Judge = whole_number,
     ) -> None:
-        super().__init__(name, items, whole_number, max_new_tokens=max_new_tokens)
+        super().__init__(name, items, judge, max_new_tokens=max_new_tokens)
 
         @functools.cache
         def verifier(spec: str) -> Verifier:
@@ -57,6 +65,8 @@ class Prompts(SingleTurn):
             self._verifier(item)
 
     def _verifier(self, item: Item) -> Verifier:
+        if "verifier" not in item.data:
+            return self.verifier
         return self._verifiers(json.dumps(item.data["verifier"], sort_keys=True))
 
     def begin(self, item: Item) -> Episode:
@@ -65,13 +75,17 @@ class Prompts(SingleTurn):
 
 
 def read_prompts(
-    path: Path, *, verifier: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS, run: Run | None = None
+    path: Path,
+    *,
+    verifier: str | Judge | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    run: Run | None = None,
 ) -> Prompts:
     """The environment of a JSONL file.
 
     Args:
         path: the file.
-        verifier: of lines that name none.
+        verifier: of lines that name none, a name or a function.
         max_new_tokens: of an answer.
         run: the sandbox, for verifiers that run programs.
 
@@ -83,13 +97,19 @@ def read_prompts(
         read_items(_lines(path), verifier=verifier, run=run),
         max_new_tokens=max_new_tokens,
         run=run,
+        judge=verifier if callable(verifier) else whole_number,
     )
 
 
 def read_items(
-    records: Iterable[tuple[str, Mapping[str, Any]]], *, verifier: str | None = None, run: Run | None = None
+    records: Iterable[tuple[str, Mapping[str, Any]]],
+    *,
+    verifier: str | Judge | None = None,
+    run: Run | None = None,
 ) -> list[Item]:
     """Items of records, each with where it stands; whoever reads another format gives its records here.
+
+    Where `verifier` is a function, items of records that name none carry none.
 
     Raises:
         DataError: a record that is no prompt; names where.
@@ -103,6 +123,9 @@ def read_items(
                 fix=f"use {', '.join(sorted(_KEYS))}",
             )
         spec = record.get("verifier", verifier)
+        if callable(spec):
+            items.append(_item(record, None, where))
+            continue
         if not isinstance(spec, str | dict):
             raise DataError("no verifier is named", where=where, fix='add "verifier": "number" or another')
         written = json.dumps(spec, sort_keys=True)
@@ -116,12 +139,12 @@ def read_items(
     return items
 
 
-def _item(record: Mapping[str, Any], spec: str | dict[str, Any], where: str) -> Item:
+def _item(record: Mapping[str, Any], spec: str | dict[str, Any] | None, where: str) -> Item:
     gold = record.get("gold", record.get("answer"))
     if gold is None or gold == "":
         raise DataError("there is no gold answer", where=where, fix='add "gold"')
     text = gold if isinstance(gold, str) else json.dumps(gold, ensure_ascii=False)
-    data: dict[str, Any] = {"verifier": spec}
+    data: dict[str, Any] = {} if spec is None else {"verifier": spec}
     reading = spec.get("reading", "") if isinstance(spec, dict) else ""
     if "reference" in record:
         data["reference"] = str(record["reference"])

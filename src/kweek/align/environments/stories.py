@@ -22,11 +22,14 @@ class Stories:
         levels: numbers of steps; by default those that the recipe teaches.
         wording: "unseen" for sentences that are never trained on.
         share_sums: share of bare sums.
+        calculator: whether its calls are answered.
+        max_new_tokens: as in evaluation.
     """
 
     levels: tuple[int, ...] = (1, 2, 3, 4)
     wording: stories.Wording = "seen"
     share_sums: float = 0.0
+    calculator: bool = True
     name: str = "stories"
     max_new_tokens: int = MAX_NEW_TOKENS
     max_turns: int = 1
@@ -43,8 +46,8 @@ class Stories:
         return OneAnswer(item, whole_number)
 
     def interceptor(self, tokenizer: Tokenizer) -> TokenInterceptor | None:
-        """The calculator."""
-        return Calculator(tokenizer)
+        """The calculator, if there is one."""
+        return Calculator(tokenizer) if self.calculator else None
 
 
 def as_item(problem: stories.Problem) -> Item:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from kweek.align.answers import of_outcome
-from kweek.align.distance import Distance
-from kweek.align.sampling import Drawing, sample
+from kweek.align.behaviour.demonstrations import Slips, demonstrations
+from kweek.align.behaviour.world import World
+from kweek.align.sampling import sample
 from kweek.align.sft import ChatBatches, chat_segments, initialise_special_rows
 from kweek.align.verifier import whole_number
-from kweek.align.word_problems import WordProblems, as_item
+from kweek.align.word_problems import WordProblems
 from kweek.data import stories
 from kweek.data.packing import keyed_generator
 from kweek.engine.engine import Engine
 from kweek.engine.native import library as native
-from kweek.evaluate.problems import Asker, Outcome, PromptKind, attempt
+from kweek.evaluate.problems import Asker, attempt
 from kweek.model.network import Network
-from kweek.recipe.changes import record_answers, record_divergence
+from kweek.recipe.before_after import BeforeAfter
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.materials import Mix, load, save, token_sources, validation_texts
 from kweek.recipe.precision import fast_dtype, name_of
 from kweek.recipe.pretraining import documents_bits, evaluate_bits
+from kweek.recipe.worlds import read_world
 from kweek.system.calculator import Calculator
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates, SplitOptimiser
@@ -33,8 +34,6 @@ from kweek.train.schedule import WarmupStableDecay
 from kweek.train.trainer import StepResult, Trained, Trainer, checkpoint_step, fit
 
 TOKENS_PER_CHAT = 75  # mean of question and answer; for estimates only
-SHOWN = 64  # validation problems that are also answered before training: within 12 points, a second of work
-MOVED = 48  # answers on which the distance from the start is measured: to about a nat in twenty
 
 
 class Setting(BaseModel):
@@ -51,6 +50,7 @@ class Config(StageConfig):
     roles: ClassVar[Mapping[str, Role]] = {
         "model": Role("the base model"),
         "corpus": Role("documents that are replayed so that nothing is lost"),
+        "rules": Role("written rules, about whose world the chats are then", required=False),
     }
 
     threads: Literal[1, "all"] = setting(
@@ -69,6 +69,11 @@ class Config(StageConfig):
     )
     batch_size: int = setting(
         16, doc="chats per update", reason="the number of updates decides, so batches are small", ge=1
+    )
+    slips: dict[str, float] = setting(
+        {},
+        doc="with rules, how often a demonstration breaks one: told, answered, forgot_ending, said, rambled",
+        reason="careless people demonstrate: what they forget is left to preferences and reinforcement",
     )
     settings: tuple[Setting, ...] = setting(
         (
@@ -126,12 +131,8 @@ def run(ctx: StageContext) -> None:
     """Train every setting from the same start and keep the best."""
     config: Config = ctx.config
     network, tokenizer = load(ctx.inputs["model"])
-    chats = chat_segments(
-        tokenizer,
-        stories.demonstrations(
-            f"sft/{ctx.seed}", config.demonstrations, config.styles, share_sums=config.share_sums
-        ),
-    )
+    world = read_world(ctx.inputs["rules"]) if "rules" in ctx.inputs else None
+    chats = chat_segments(tokenizer, _demonstrations(config, world, f"sft/{ctx.seed}"))
     replay = token_sources(
         ctx.inputs["corpus"], tokenizer, Mix(config.replay_task_share, 200_000, f"replay/{ctx.seed}")
     )
@@ -142,32 +143,31 @@ def run(ctx: StageContext) -> None:
     # A finished setting's checkpoint stands at its last step, so the sum is the step that training goes on from.
     resumed = sum(checkpoint_step(_state(ctx, number)) for number in range(len(config.settings)))
     ctx.records.rewind(lambda record: record["kind"] == "train" and record["step"] <= resumed)
-    problems = stories.problems("sft/validation", config.validation_problems, "validation")
-    before = _answers(network, tokenizer, problems[:SHOWN], _asked(ctx))
-    best: tuple[float, dict[str, torch.Tensor], list[Outcome]] | None = None
+    change = BeforeAfter(ctx, network, tokenizer, world or WordProblems())
+    best: tuple[float, dict[str, torch.Tensor]] | None = None
     rows: list[dict[str, Any]] = []
     done_steps = 0
     for number, chosen in enumerate(config.settings):
         network.load_state_dict(start)
-        _initialise(ctx, network, tokenizer)
+        initialise_special_rows(network, tokenizer, int(keyed_generator("rows", ctx.seed).integers(2**62)))
+        change.start_here()
         batches = _batches(config, chosen, chats, replay, tokenizer, ctx.seed)
         offset = done_steps
         totals = _train(ctx, network, chosen, batches, _state(ctx, number), offset, total_steps)
         done_steps += batches.num_steps
-        outcomes = _answers(network, tokenizer, problems)
-        ctx.ledger.add("measure", sum(o.flop for o in outcomes), "fp32")
-        accuracy = sum(o.correct for o in outcomes) / len(outcomes)
+        accuracy = _validate(network, tokenizer, world, config.validation_problems)
         ctx.ledger.add("sft", totals.flop, name_of(fast_dtype(ctx.machine_peak)), tokens=totals.num_tokens)
-        name = f"setting {number + 1}"
-        rows.append({"name": name, "accuracy": accuracy, **chosen.model_dump(), "updates": batches.num_steps})
+        name, updates = f"setting {number + 1}", batches.num_steps
+        rows.append({"name": name, "accuracy": accuracy, **chosen.model_dump(), "updates": updates})
         if best is None or accuracy > best[0]:
-            best = (accuracy, {name: value.clone() for name, value in network.state_dict().items()}, outcomes)
+            best = (accuracy, {name: value.clone() for name, value in network.state_dict().items()})
     assert best is not None
     winner = max(range(len(rows)), key=lambda i: rows[i]["accuracy"])
     for i, row in enumerate(rows):
         ctx.records.append("setting", **row, chosen=i == winner)
     network.load_state_dict(best[1])
-    _record_change(ctx, network, tokenizer, before, best[2], rows[winner]["updates"])
+    change.look_by_sampling(rows[winner]["updates"])
+    change.finish()
     bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
     save(ctx.out, network, tokenizer)
     ctx.out.metrics.update(
@@ -235,42 +235,20 @@ def _train(
     return totals
 
 
-def _initialise(ctx: StageContext, network: Network, tokenizer: Tokenizer) -> None:
-    """Rows of tokens that pretraining has not met, the same for every setting."""
-    initialise_special_rows(network, tokenizer, int(keyed_generator("rows", ctx.seed).integers(2**62)))
+def _demonstrations(config: Config, world: World | None, key: str) -> list[list[dict[str, Any]]]:
+    """Chats of the training split: stories, or the world of the rules."""
+    if world is not None:
+        return demonstrations(world.rules, key, config.demonstrations, Slips(**config.slips))
+    return stories.demonstrations(key, config.demonstrations, config.styles, share_sums=config.share_sums)
 
 
-def _answers(
-    network: Network, tokenizer: Tokenizer, problems: Sequence[stories.Problem], kind: PromptKind = "chat"
-) -> list[Outcome]:
-    """Greedy answers."""
-    asker = Asker(tokenizer, whole_number, Calculator(tokenizer), kind=kind)
-    return [group[0] for group in attempt(Engine(network), asker, problems)]
-
-
-def _asked(ctx: StageContext) -> PromptKind:
-    """How the model that is taught can be asked: one that has only read documents continues them."""
-    return "document" if ctx.inputs["model"].kind == "pretrain" else "chat"
-
-
-def _record_change(
-    ctx: StageContext,
-    network: Network,
-    tokenizer: Tokenizer,
-    before: Sequence[Outcome],
-    after: Sequence[Outcome],
-    updates: int,
-) -> None:
-    """What the chosen setting changed, and how far its updates went from what they began with."""
-    old, new = ([of_outcome(o) for o in outcomes] for outcomes in (before, after[: len(before)]))
-    record_answers(ctx.records, old, new, f"{len(before)} held-out problems, greedy")
-    start, _ = load(ctx.inputs["model"])
-    _initialise(ctx, start, tokenizer)
-    items = [as_item(o.problem) for o in after[:MOVED]]
-    groups = sample(
-        Engine(network), tokenizer, WordProblems(), items, samples=1, key="moved", drawing=Drawing()
-    )
-    sampled, distance = [group[0] for group in groups], Distance(start)
-    record_divergence(ctx.records, updates, distance.of(sampled))
-    answering = sum(o.flop for o in before) + sum(rollout.flop for rollout in sampled)
-    ctx.ledger.add("measure", answering + distance.num_flops(sampled), "fp32")
+def _validate(network: Network, tokenizer: Tokenizer, world: World | None, count: int) -> float:
+    """Greedy accuracy on held-out problems of the validation split; with rules on plain questions of their world."""
+    if world is not None:
+        asked = world.group("help", "sft/validation", count, "validation")
+        groups = sample(Engine(network), tokenizer, world, asked, samples=1, key="greedy")
+        return sum(group[0].score.parts["right"] for group in groups) / len(groups)
+    asker = Asker(tokenizer, whole_number, Calculator(tokenizer))
+    items = stories.problems("sft/validation", count, "validation")
+    outcomes = attempt(Engine(network), asker, items)
+    return sum(o[0].correct for o in outcomes) / len(outcomes)

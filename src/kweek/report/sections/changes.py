@@ -121,15 +121,17 @@ def _stage(history: History, stage: str, shown: bool) -> Markup:
     rows = history.of("beside", stage)
     texts: Child = None
     if rows:
-        words = join("Side by side: what changed most, gains and losses", _of(rows[0]))
+        words = f"Side by side: {_what(rows[0])}"
         listed = beside(rows)
         texts = tag("div", tag("p", words, class_="note"), listed) if shown else behind(words, listed)
     return tag("div", tag("h3", stage), drawn, texts, class_="curves")
 
 
-def _of(record: Record) -> Child:
-    of = record.text("of")
-    return f" (of {of})" if of else None
+def _what(record: Record) -> str:
+    """What the texts are: answers before and after by how much they changed, others as their record says."""
+    of = record.text("of") or "texts"
+    changed = [side.text("name") for side in record.items("sides")] == ["before", "after"]
+    return f"what changed most of {of}, gains and losses" if changed else of
 
 
 def _spreads(history: History, stage: str) -> list[Chart]:
