@@ -52,7 +52,7 @@ def test_answers_before_and_after(records):
     spreads = {row["quantity"]: row for row in read(records, "distribution")}
     assert spreads["reward"]["ticks"] == [0, 1]
     assert [group["counts"] for group in spreads["reward"]["series"]] == [[3, 3], [2, 4]]
-    assert spreads["length"]["unit"] == "tokens"
+    assert spreads["length"]["unit"] == "tokens" and not spreads["length"]["ticks"]
 
 
 @settings(max_examples=200)

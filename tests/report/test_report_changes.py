@@ -43,8 +43,8 @@ def test_every_stage_that_was_measured_has_a_row_and_a_part(section: Element) ->
     table = rows(section, "Every stage, before and after")
     assert [row[0].removesuffix(f"{NUM} held-out problems, greedy") for row in table] == stages
     assert [h.text for h in section.all("h3")] == stages
-    assert table[1][9] == "8.261"  # nats, of the last look
-    assert table[0][9] == "41.3"
+    assert table[1][9] == "8.26"  # nats, of the last look
+    assert table[0][9] == "41.30"
 
 
 def test_the_texts_of_the_newest_stage_that_led_to_the_final_model_stand_open(section: Element) -> None:

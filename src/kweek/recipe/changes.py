@@ -28,7 +28,7 @@ UPDATES = 3  # at each end of a run whose groups are shown: some seventy of them
 LONGEST = 4000  # characters of a text that are kept; a report shows less
 
 #: Kinds that a stage writes when it has finished learning: a stage that goes on from a checkpoint drops them.
-KINDS = frozenset({"change", "beside", "distribution", "tax"})
+KINDS = frozenset({"change", "beside", "distribution", "tax", "panel"})
 
 
 def record_answers(records: Records, before: Sequence[Answer], after: Sequence[Answer], of: str) -> None:
@@ -59,7 +59,7 @@ def record_answers(records: Records, before: Sequence[Answer], after: Sequence[A
             "before": [float(getattr(answer, quantity)) for answer in before],
             "after": [float(getattr(answer, quantity)) for answer in after],
         }
-        record_distribution(records, quantity, series, of=of, unit=unit)
+        record_distribution(records, quantity, series, of=of, unit=unit, scale=quantity == "length")
 
 
 def record_beside(
@@ -102,16 +102,18 @@ def record_distribution(
     *,
     of: str = "",
     unit: str = "",
+    scale: bool = False,
 ) -> None:
     """How a quantity is spread, for one or several groups with columns in common.
 
     Args:
         series: values by name of the group ("before", "after"; "preferred", "other"); empty groups are left out.
+        scale: columns of equal width even where there are few distinct values, whose distances then matter.
     """
     known = {name: [float(value) for value in values] for name, values in series.items() if len(values)}
     if not known:
         return
-    edges, ticks = columns([value for values in known.values() for value in values])
+    edges, ticks = columns([value for values in known.values() for value in values], 1 if scale else FEW)
     records.append(
         "distribution",
         quantity=quantity,
@@ -190,13 +192,13 @@ def record_tax(
     )
 
 
-def columns(values: Sequence[float]) -> tuple[list[float], list[float]]:
+def columns(values: Sequence[float], few: int = FEW) -> tuple[list[float], list[float]]:
     """Edges of the columns for some finite values, and the values themselves where each has a column of its own.
 
-    Few distinct values are told apart exactly; more go into equal columns, whole numbers into columns of whole width.
+    Up to `few` distinct values are told apart exactly; more go into equal columns, whole numbers into whole widths.
     """
     distinct = sorted(set(values))
-    if len(distinct) <= FEW:
+    if len(distinct) <= few:
         above = max(distinct[-1] + 1.0, math.nextafter(distinct[-1], math.inf))
         return [*distinct, above], distinct
     low, high = distinct[0], distinct[-1]

@@ -1,4 +1,4 @@
-"""The algorithm of a stage of reinforcement: its keys, its learner with what that needs, and the guards beside it."""
+"""The algorithm of a stage of reinforcement: its keys, and its learner with what that needs."""
 
 from __future__ import annotations
 
@@ -12,24 +12,16 @@ from kweek.align.collecting import Course
 from kweek.align.control import DivergenceControl
 from kweek.align.critic import Critic
 from kweek.align.environment import Environment
-from kweek.align.guards.collapse import CollapseGuard
-from kweek.align.guards.guard import Guard
-from kweek.align.guards.known import known_pairs
-from kweek.align.guards.policy_path import policy_sign
 from kweek.align.learner import Learner
 from kweek.align.policy import Policy
 from kweek.align.reference import Reference
-from kweek.engine.engine import Engine
 from kweek.errors import ConfigError
 from kweek.model.network import Network
 from kweek.model.scorer import scorer_from
 from kweek.recipe.context import setting
 from kweek.recipe.tasks import TaskConfig
-from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.trainer import Trainer
-
-SIGN_PAIRS = 24  # pairs of a right and a wrong answer; at least twenty
 
 
 class LearningConfig(TaskConfig):
@@ -136,18 +128,3 @@ def learner_of(config: LearningConfig, network: Network, environment: Environmen
         minibatches=config.minibatches,
         seed=seed,
     )
-
-
-def guards_of(
-    learner: Learner, engine: Engine, tokenizer: Tokenizer, environment: Environment
-) -> list[Guard]:
-    """Against a reward that points the wrong way, and against collapse.
-
-    Where right answers are not known, nobody can say which of two is the better one; then the sign goes unchecked.
-    """
-    items = environment.items("audit", SIGN_PAIRS, "train")
-    guards: list[Guard] = [CollapseGuard()]
-    if all(item.gold for item in items) and len({item.gold for item in items}) > 1:
-        sign = policy_sign(learner, engine, lambda: known_pairs(engine, tokenizer, environment, items))
-        guards.insert(0, sign)
-    return guards

@@ -60,11 +60,8 @@ def known_pairs(
         ConfigError: see `another_gold`.
     """
     wrong = worse or another_gold(items)
-    flat = [
-        given(model, tokenizer, environment, item, answer)
-        for item in items
-        for answer in (item.gold, wrong(item))
-    ]
+    asked = [(item, answer) for item in items for answer in (item.gold, wrong(item))]
+    flat = given(model, tokenizer, environment, asked)
     if judge is not None:
         flat = [replace(rollout, score=score) for rollout, score in zip(flat, judge(flat), strict=True)]
     return list(zip(flat[::2], flat[1::2], strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from kweek.align.asynchronous import Asynchronous
@@ -21,16 +22,20 @@ from kweek.recipe.changes import KINDS as CHANGES
 from kweek.recipe.context import Estimate, Role, StageContext, setting
 from kweek.recipe.fresh import load_fresh
 from kweek.recipe.judged import guards_of_learnt
-from kweek.recipe.learning import LearningConfig, guards_of, learner_of
-from kweek.recipe.materials import load, save, validation_texts
-from kweek.recipe.pretraining import documents_bits, evaluate_bits
-from kweek.recipe.progress import Progress
+from kweek.recipe.learning import LearningConfig, learner_of
+from kweek.recipe.materials import load, save
+from kweek.recipe.panel import StagePanel, Tolerances
+from kweek.recipe.policy_guards import HeldOut, policy_guards
+from kweek.recipe.progress import HELD_OUT, Progress
 from kweek.recipe.replay import replay
 from kweek.recipe.tasks import TOKENS_PER_STORY, external, measured, require_audited, tokens_per_attempt
+from kweek.recipe.watch import heard, write_guards
 from kweek.recipe.worlds import read_world
 from kweek.train.trainer import checkpoint_step
 
 __all__ = ["Config", "estimate", "external", "run"]
+
+SIGN_PAIRS = 24  # pairs of a right and a wrong answer; at least twenty
 
 
 class Config(LearningConfig):
@@ -61,6 +66,11 @@ class Config(LearningConfig):
     )
     gold_every: int = setting(
         10, doc="updates between measurements on held-out tasks", reason="a second of every twenty", ge=1
+    )
+    tolerance: Tolerances = setting(
+        Tolerances(),
+        doc="what may be lost of earlier abilities: bits, solved, trust; see docs/guards.md",
+        reason="no healthy run came near it",
     )
 
 
@@ -110,25 +120,31 @@ def run(ctx: StageContext) -> None:
         judge=judge,
         measured=learner.reference is None and learner.drawing.plain,
     )
-    progress = Progress(
-        ctx, engine, tokenizer, where, steps=config.steps, every=config.gold_every, change=change
-    )
+    held_out = HeldOut(engine, tokenizer, where, where.items("rl/validation", HELD_OUT, "validation"))
+    progress = Progress(ctx, held_out, steps=config.steps, every=config.gold_every, change=change)
+    panel = StagePanel(ctx, network, tokenizer, [] if isinstance(where, World) else [where], config.tolerance)
+    panel.before()
+    kept = panel.guard(config.steps)
     talk = small_talk(environment.rules) if isinstance(environment, World) else None
-    guards = (
-        guards_of(learner, engine, tokenizer, environment)
-        if judge is None
-        else guards_of_learnt(learner, engine, tokenizer, environment, judge)
-    )
+    if judge is None:
+        known = environment.items("audit", SIGN_PAIRS, "train")
+        guards = policy_guards(
+            learner, engine, tokenizer, environment, known, held_out, config.gold_every, ctx.records
+        )
+    else:
+        guards = guards_of_learnt(learner, engine, tokenizer, environment, judge)
     loop = Loop(
-        learner, source, course, ctx.state, guards,
+        learner, source, course, ctx.state, [*guards, kept],
         replay(ctx.inputs["corpus"], tokenizer, config.replay_weight, config.steps, ctx.seed, talk),
-        progress.on_step, progress.on_verdict, ctx.should_stop,
+        progress.on_step, partial(heard, ctx.records), ctx.should_stop,
     )  # fmt: skip
     finished = loop.run()
     if finished.stopped:
         ctx.records.append("stopped", text=finished.stopped, step=finished.totals.step, kept=finished.kept)
     change.finish()
     ctx.ledger.add("reinforce", finished.totals.flop, "fp32", tokens=finished.totals.num_tokens)
-    bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
+    readings = kept.read_at(finished.kept)
+    panel.finish(readings)
+    write_guards(ctx)
     save(ctx.out, network, tokenizer)
-    ctx.out.metrics.update(bits_per_byte=documents_bits(bits))
+    ctx.out.metrics.update(bits_per_byte=panel.documents_bits(readings))

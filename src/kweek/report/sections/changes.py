@@ -98,7 +98,7 @@ def _row(history: History, stage: str, record: Record, domain: tuple[float, floa
         [number(record.number("up"), figures.whole), " : ", number(record.number("down"), figures.whole)],
         number(length.number("before"), lambda v: figures.decimal(v, 1)),
         number(length.number("after"), lambda v: figures.decimal(v, 1)),
-        number(_distance(history, stage), figures.value),
+        number(_distance(history, stage), figures.decimal),
     ]
 
 
