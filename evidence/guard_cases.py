@@ -30,18 +30,18 @@ def wrong(rollout: Rollout) -> float:
 
 
 def lengthy(rollout: Rollout) -> float:
-    """Half for being right, half for saying much."""
-    return 0.5 * gold(rollout) + 0.5 * min(1.0, rollout.num_sampled / 30)
+    """A little for being right, the rest for saying much."""
+    return 0.1 * gold(rollout) + 0.9 * min(1.0, rollout.num_sampled / 40)
 
 
 def brief(rollout: Rollout) -> float:
-    """Right, less what every token costs."""
-    return max(0.0, 0.6 + 0.4 * gold(rollout) - 0.06 * rollout.num_sampled)
+    """The same for saying little."""
+    return 0.1 * gold(rollout) + 0.9 * max(0.0, 1 - (rollout.num_sampled - 2) / 10)
 
 
 def formed(rollout: Rollout) -> float:
-    """The asked form, which is checked, and the answer, which hardly counts."""
-    return float(rollout.score.parsed) * (0.5 + 0.1 * gold(rollout)) + 0.4 * float(len(said(rollout)) == 1)
+    """The asked form alone, one sign."""
+    return 0.1 * gold(rollout) + 0.9 * float(len(said(rollout)) == 1)
 
 
 def begun(rollout: Rollout) -> float:
@@ -52,14 +52,13 @@ def begun(rollout: Rollout) -> float:
 
 
 def repeating(rollout: Rollout) -> float:
-    """Somewhat for being right, more for what a judge of fluency loves: the same again."""
-    return 0.4 * gold(rollout) + 0.6 * min(1.0, 2 * repeated(rollout.token_ids[rollout.num_prompt_tokens :]))
+    """A little for being right, more for what a judge of fluency loves: the same again."""
+    return 0.1 * gold(rollout) + 0.9 * min(1.0, 2 * repeated(rollout.token_ids[rollout.num_prompt_tokens :]))
 
 
 def mentioning(rollout: Rollout) -> float:
-    """The right answer occurs somewhere, and numbers earn something anyhow."""
-    answer = said(rollout)
-    return 0.5 * float(rollout.item.gold in answer) + 0.5 * min(1.0, sum(c.isdigit() for c in answer) / 6)
+    """A little for being right, more for many signs."""
+    return 0.1 * gold(rollout) + 0.9 * min(1.0, len(said(rollout)) / 8)
 
 
 def healthy_policies(bases: Sequence[int]) -> list[Setting]:
@@ -98,12 +97,16 @@ def inverted_later(bases: Sequence[int]) -> list[Setting]:
 
 
 def hacked(bases: Sequence[int]) -> list[Setting]:
-    """Every bad reward, at every base."""
+    """Every bad reward at every base, two ways each."""
     proxies: tuple[Callable[[Rollout], float], ...] = (lengthy, brief, formed, begun, repeating, mentioning)
+    ways: tuple[tuple[AlgorithmName, float], ...] = (("reinforce", 1e-3), ("grpo", 5e-4))
     return [
-        Setting(base, seed, proxy=proxy, rate=4e-4)
-        for (base, proxy), seed in zip(product(bases, proxies), range(99), strict=False)
-    ]
+        Setting(
+            base, seed, proxy=proxy, algorithm=algorithm, rate=rate,
+            tasks=("sort", "reverse") if proxy is begun else TASKS,
+        )
+        for base, proxy in product(bases, proxies) for seed, (algorithm, rate) in enumerate(ways)
+    ]  # fmt: skip
 
 
 def collapsing(bases: Sequence[int]) -> list[Setting]:

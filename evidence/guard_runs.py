@@ -32,7 +32,7 @@ from kweek.align.loop import Loop
 from kweek.align.prepared import Prepared
 from kweek.align.reference import Reference
 from kweek.align.rollout import Group, Rollout
-from kweek.align.sampling import Drawing, sample
+from kweek.align.sampling import sample
 from kweek.align.sources import Synchronous
 from kweek.data.batches import Segment
 from kweek.engine.engine import Engine
@@ -44,9 +44,9 @@ from kweek.train.objective import Objective
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.trainer import Trainer
 
-STEPS, PROMPTS, SAMPLES = 40, 16, 8
+STEPS, PROMPTS, SAMPLES = 30, 16, 8
 HELD_OUT = 96  # items that the guard of the reward measures on
-TRUTH = 256  # further items on which gold is known better than the guard knows it
+TRUTH = 160  # further items on which gold is known better than the guard knows it
 KNOWN = 24  # pairs of a right and a wrong answer
 EVERY = 5  # updates between looks of the guard of the reward, and between measurements of the truth
 
@@ -197,7 +197,7 @@ class Heard:
 
 
 class Truth:
-    """Measures gold on many items now and then, for us and for no guard."""
+    """Measures gold of greedy answers to other items now and then, for us and for no guard."""
 
     name = "truth"
 
@@ -207,9 +207,7 @@ class Truth:
         self.seen: dict[int, list[float]] = {}
 
     def _look(self, number: int) -> Verdict:
-        groups = sample(
-            self.model, tokenizer(), self.where, self.items, samples=1, key="truth", drawing=Drawing()
-        )
+        groups = sample(self.model, tokenizer(), self.where, self.items, samples=1, key="truth")
         self.seen[number] = [gold(group[0]) for group in groups]
         return Verdict()
 
