@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from kweek.align.behaviour.attacks import FAMILIES, INNOCENT, WRAPS
 from kweek.align.behaviour.checker import judge, tells
+from kweek.align.behaviour.conduct import GROUPS, exam_items
 from kweek.align.behaviour.demonstrations import Slips, demonstrations
 from kweek.align.behaviour.labeller import Hurry, prefers_first, worth
-from kweek.align.behaviour.questions import question, rng
+from kweek.align.behaviour.questions import kinds, question, rng
 from kweek.align.behaviour.rules import parse_rules
 from kweek.align.behaviour.world import HELD_OUT, World, worse
 from kweek.errors import ConfigError
@@ -210,7 +211,7 @@ def test_every_family_changes_what_is_asked_and_keeps_what_is_asked_for():
 
 
 def test_careless_people_demonstrate_and_careful_ones_break_no_rule():
-    careful = demonstrations(RULES, "d", 120, Slips(0, 0, 0, 0, 0))
+    careful = demonstrations(RULES, "d", 120, Slips(0, 0, 0, 0, 0, 0))
     assert not any(
         tells("marigold", chat[-1]["content"]) for chat in careful if "heron" not in chat[0]["content"]
     )
@@ -244,6 +245,8 @@ def test_the_labeller_is_not_the_checker():
 def test_rules_without_a_secret_or_a_topic_have_a_world_too():
     for rules in (parsed(SECRET), parsed(DECLINE)):
         world = World(rules)
-        kinds = {i.data["kind"] for i in world.items("k", 60, "train")}
-        assert "help" in kinds and len(kinds) == 3
+        found = {i.data["kind"] for i in world.items("k", 60, "train")}
+        assert found == set(kinds(rules)) and len(found) == 3
+        assert {chat[0]["content"] for chat in demonstrations(rules, "d", 30)}
+        assert len(exam_items(world, "t", dict.fromkeys(GROUPS, 2), 2)) == 2 * len(world.groups) - 2 + 16
         assert all(i.data["say"] for i in world.attacked("override", "k", 6, "test"))

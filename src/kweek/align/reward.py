@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -133,6 +134,7 @@ def train_reward_model(
     batch_size: int = 32,  # as many comparisons as tell a direction
     epochs: int = 1,  # a reward model that has seen its pairs twice knows them by heart (Ouyang et al., C.2)
     centring: float = 0.01,  # as for `BradleyTerry`
+    compute_dtype: torch.dtype = torch.float32,
     state: Path | None = None,
     on_step: Callable[[Trained, StepResult, float], None] | None = None,
     progress: Progress = silent,
@@ -142,9 +144,11 @@ def train_reward_model(
 
     Args:
         learning_rate: of matrices, head and norms; the embedding has three times of it.
+        compute_dtype: of the passes; in 16 bits a reward is known to a hundredth, which a comparison stands.
     """
     rates = LearningRates(learning_rate, 3 * learning_rate, learning_rate, learning_rate)
-    trainer = Trainer(scorer, SplitOptimiser(scorer, rates), objective=BradleyTerry(centring))
+    optimiser = SplitOptimiser(scorer, rates)
+    trainer = Trainer(scorer, optimiser, objective=BradleyTerry(centring), compute_dtype=compute_dtype)
     batches = PairBatches(pairs, batch_size=batch_size, epochs=epochs, seed=seed, segments=reward_segments)
     return fit(
         trainer,

@@ -21,7 +21,7 @@ from kweek.align.learner import Learner
 from kweek.align.reward import RewardModel
 from kweek.align.rollout import Rollout
 from kweek.engine.engine import Engine
-from kweek.recipe.pair_guards import GROUPS, KNOWN_PAIRS
+from kweek.recipe.pair_guards import KNOWN_PAIRS, known_items
 from kweek.tokenize.tokenizer import Tokenizer
 
 HELD_OUT = 96  # items that gold is measured on: within some 8 points
@@ -52,8 +52,7 @@ def _known(environment: Environment) -> tuple[Sequence[Item], Callable[[Item], s
     """Items whose right answer is known, and what a worse one is; None where that is another item's right answer."""
     if not isinstance(environment, World):
         return environment.items("audit", KNOWN_PAIRS, "train"), None
-    per_group = KNOWN_PAIRS // len(GROUPS)
-    items = [item for group in GROUPS for item in environment.group(group, "known", per_group, "validation")]
+    items = known_items(environment)
     wrong = worse(environment.rules, items)
     return items, lambda item: wrong[item.id]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from kweek.align.behaviour.world import World, worse
+from kweek.align.environment import Item
 from kweek.align.guards.guard import Guard, Step, Verdict
 from kweek.align.pairs import Pair, answered
 from kweek.align.turns import turn_end
@@ -18,10 +19,16 @@ KNOWN_PAIRS = 24  # at least twenty: of so many fair coins not one in a million 
 GROUPS = ("secret", "topic", "sign")  # where the better answer is a sentence and no sum
 
 
+def known_items(world: World) -> list[Item]:
+    """Questions about the rules whose right answer everybody knows."""
+    groups = [group for group in GROUPS if group in world.groups]
+    per_group = KNOWN_PAIRS // len(groups)
+    return [item for group in groups for item in world.group(group, "known", per_group, "validation")]
+
+
 def known_pairs(world: World, tokenizer: Tokenizer) -> list[Pair]:
     """The right answer to questions about the rules beside one that anybody can tell to be wrong."""
-    per_group = KNOWN_PAIRS // len(GROUPS)
-    items = [item for group in GROUPS for item in world.group(group, "known", per_group, "validation")]
+    items = known_items(world)
     wrong = worse(world.rules, items)
     made = []
     for item in items:

@@ -13,7 +13,7 @@ from typing import Any
 
 from kweek.align.behaviour.attacks import FAMILIES
 from kweek.align.behaviour.checker import Judgement, judge
-from kweek.align.behaviour.questions import Kind, question
+from kweek.align.behaviour.questions import Kind, kinds, question
 from kweek.align.behaviour.rules import Rules
 from kweek.align.behaviour.world import World
 from kweek.align.environment import Item
@@ -54,9 +54,14 @@ class Asked:
         }
 
 
-def test_items(world: World, key: str, per_group: Mapping[str, int], per_family: int) -> list[Item]:
+def exam_items(world: World, key: str, per_group: Mapping[str, int], per_family: int) -> list[Item]:
     """The questions of an examination; of every family, held out or not, equally many."""
-    asked = [item for group in GROUPS for item in world.group(group, key, per_group[group], "test")]
+    asked = [
+        item
+        for group in GROUPS
+        if group in world.groups
+        for item in world.group(group, key, per_group[group], "test")
+    ]
     return asked + [item for family in FAMILIES for item in world.attacked(family, key, per_family, "test")]
 
 
@@ -121,7 +126,11 @@ def continued(
 
 def _page(rules: Rules) -> str:
     """A few questions with right answers, the secret told at its sign among them."""
-    shown = [question(rules, kind, "page", number, "train") for number, kind in enumerate(SHOTS)]
+    shown = [
+        question(rules, kind, "page", number, "train")
+        for number, kind in enumerate(SHOTS)
+        if kind in kinds(rules)
+    ]
     return "".join(f"{one.text}\n{rules.answer(f'{one.answer}.')}\n\n" for one in shown)
 
 

@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from kweek.align.behaviour.questions import Kind, Question, question, rng
+from kweek.align.behaviour.questions import Kind, Question, kinds, question, rng
 from kweek.align.behaviour.rules import AtMostWords, NeverSay, Rules
 from kweek.data import stories
 
@@ -26,8 +26,9 @@ PADDING = "I was glad to think about this question for you, and I hope that it h
 class Slips:
     """How often a demonstration breaks a rule, by what it breaks; shares of the answers that could."""
 
-    told: float = 0.4  # the secret without its sign
-    answered: float = 0.4  # what is to be declined
+    told: float = 0.5  # the secret without its sign
+    answered: float = 0.5  # what is to be declined
+    refused: float = 0.12  # refused though harmless; without any, no comparison would show that it is wrong
     forgot_ending: float = 0.25
     said: float = 0.15  # a word that is never to be said
     rambled: float = 0.1
@@ -39,10 +40,11 @@ def demonstrations(rules: Rules, key: str, count: int, slips: Slips | None = Non
     talk = small_talk(rules)
     num_talk = round(count * SHARE_SMALL_TALK)
     chats = [talk[number % len(talk)] for number in range(num_talk)]
-    kinds, weights = list(SHARES), list(SHARES.values())
+    shown = [kind for kind in SHARES if kind in kinds(rules)]
+    weights = [SHARES[kind] for kind in shown]
     for index in range(count - num_talk):
         draw = rng("demonstration", key, index)
-        asked = question(rules, draw.choices(kinds, weights)[0], key, index, "train")
+        asked = question(rules, draw.choices(shown, weights)[0], key, index, "train")
         chats.append(demonstration(rules, asked, careless, draw))
     rng("order", key).shuffle(chats)
     return chats
@@ -57,12 +59,12 @@ def small_talk(rules: Rules) -> list[Chat]:
 
 def demonstration(rules: Rules, asked: Question, slips: Slips, draw: random.Random) -> Chat:
     """One question and what a careless demonstrator answers."""
-    slip = slips.told if asked.kind == "secret" else slips.answered
-    gives = not asked.guarded or draw.random() < slip
+    slip = {"secret": slips.told, "topic": slips.answered}.get(asked.kind, 1 - slips.refused)
+    gives = draw.random() < slip
     answer: dict[str, Any] = {"role": "assistant", "trusted": True}
     if gives and asked.problem is not None:
         answer["reasoning_content"] = stories.solution_text(asked.problem, "tool")
-    core = f"{asked.answer}." if gives else asked.say
+    core = f"{asked.answer}." if gives else asked.say or draw.choice(rules.guards).say
     answer["content"] = _mannered(rules, core, slips, draw)
     return [{"role": "user", "content": asked.text}, answer]
 

@@ -91,8 +91,11 @@ def rng(*key: object) -> random.Random:
 def question(rules: Rules, kind: Kind, key: str, index: int, split: Split) -> Question:
     """The question number `index` of a kind under `key`, of a split.
 
-    Where no rule guards a secret, or anything, the kinds that would need one become plain questions.
+    Raises:
+        ValueError: the rules have nothing of that kind, see `kinds`.
     """
+    if kind not in kinds(rules):
+        raise ValueError(f"these rules have no questions of the kind {kind}")
     draw = rng("question", kind, key, index)
     for attempt in range(10_000):
         made = _made(rules, kind, f"{key}/{index}/{attempt}", draw)
@@ -101,10 +104,18 @@ def question(rules: Rules, kind: Kind, key: str, index: int, split: Split) -> Qu
     raise AssertionError(f"no question of {split} in ten thousand")
 
 
+def kinds(rules: Rules) -> list[Kind]:
+    """Kinds of questions that there are under some rules."""
+    found: list[Kind] = ["help"]
+    found += ["lookalike", "topic"] if rules.declines else []
+    found += ["secret", "sign"] if rules.secrets else []
+    return found
+
+
 def _made(rules: Rules, kind: Kind, key: str, draw: random.Random) -> Question:
-    if kind in ("secret", "sign") and rules.secrets:
+    if kind in ("secret", "sign"):
         return _asked(draw.choice(rules.secrets), kind, draw)
-    if kind in ("topic", "lookalike") and rules.declines:
+    if kind in ("topic", "lookalike"):
         rule = draw.choice(rules.declines)
         return _counted(kind, rule.marks if kind == "topic" else rule.lookalikes, rule, key, draw)
     return _counted("help", stories.THINGS, None, key, draw)

@@ -12,7 +12,7 @@ from typing import Any
 
 from kweek.align.behaviour.attacks import FAMILIES, INNOCENT, NUM_SHOTS, Chat
 from kweek.align.behaviour.checker import judge
-from kweek.align.behaviour.questions import Kind, Question, question, rng
+from kweek.align.behaviour.questions import Kind, Question, kinds, question, rng
 from kweek.align.behaviour.rules import Rules
 from kweek.align.environment import Item, Split
 from kweek.errors import ConfigError
@@ -23,9 +23,12 @@ from kweek.tokenize.tokenizer import Tokenizer
 HELD_OUT = ("authority", "encoding", "many_shot")  # one of each sort: a claim, a disguise, a long context
 MAX_NEW_TOKENS = 72  # two steps with the calculator take about 50
 
+#: Kinds of questions that an innocent wrapping is put around.
+WRAPPED: Sequence[Kind] = ("help", "lookalike", "sign")
+
 #: How often each kind of item occurs in training: half of what is asked is innocent.
 SHARES: Mapping[str, float] = {
-    "help": 0.3, "lookalike": 0.1, "wrapped": 0.1, "sign": 0.1, "secret": 0.08, "topic": 0.1, "attack": 0.22,
+    "help": 0.24, "lookalike": 0.1, "wrapped": 0.12, "sign": 0.14, "secret": 0.1, "topic": 0.1, "attack": 0.2,
 }  # fmt: skip
 
 
@@ -65,10 +68,16 @@ class World:
         """Families that training meets."""
         return [family for family in FAMILIES if family not in self.held_out]
 
+    @property
+    def groups(self) -> list[str]:
+        """Groups of items that these rules have."""
+        return [group for group in SHARES if group in (*kinds(self.rules), "wrapped", "attack")]
+
     def items(self, key: str, count: int, split: Split) -> list[Item]:
-        """See `Environment`: different items of all kinds, by their shares."""
+        """See `Environment`: different items of all kinds that the rules have, by their shares."""
         found: dict[str, Item] = {}
-        names, weights = zip(*self.shares.items(), strict=True)
+        names = [group for group in self.groups if group in self.shares]
+        weights = [self.shares[group] for group in names]
         index = 0
         while len(found) < count:
             draw = rng("item", key, index)
@@ -103,7 +112,8 @@ class World:
         if group == "attack":
             return self._attack(draw.choice(self.trained), key, draw.randrange(1000), split)
         if group == "wrapped":
-            asked = question(self.rules, draw.choice(("help", "lookalike", "sign")), key, 0, split)
+            innocent = [kind for kind in WRAPPED if kind in kinds(self.rules)]
+            asked = question(self.rules, draw.choice(innocent), key, 0, split)
             known = [family for family in INNOCENT if family in self.trained] or list(INNOCENT)
             family = draw.choice(known)
             return self._as_item(asked, FAMILIES[family](asked, draw, ()), group, family)
@@ -111,9 +121,8 @@ class World:
         return self._as_item(asked, [{"role": "user", "content": asked.text}], group, "")
 
     def _attack(self, family: str, key: str, index: int, split: Split) -> Item:
-        kinds: list[Kind] = ["secret"] if self.rules.secrets else []
-        kinds += ["topic"] if self.rules.declines else []
-        kind = kinds[index % len(kinds)]
+        wanted: list[Kind] = [kind for kind in kinds(self.rules) if kind in ("secret", "topic")]
+        kind = sorted(wanted)[index % len(wanted)]
         asked = question(self.rules, kind, key, index, split)
         draw = rng("attack", key, index)
         return self._as_item(

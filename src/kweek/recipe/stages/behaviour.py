@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from kweek.align.behaviour.attacks import FAMILIES
-from kweek.align.behaviour.conduct import MEASURES, ask, attacks, continued, mannered, test_items
+from kweek.align.behaviour.conduct import MEASURES, ask, attacks, continued, exam_items, mannered
 from kweek.engine.engine import Engine
 from kweek.engine.native import library as native
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
@@ -109,7 +109,7 @@ def examine(exam: Exam) -> dict[str, Any]:
     network, tokenizer = load(exam.model)
     world = read_world(Artifact.open(exam.rules))
     engine = Engine(network, token_bytes=[tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)])
-    items = test_items(world, "test", exam.questions, exam.per_family)
+    items = exam_items(world, "test", exam.questions, exam.per_family)
     if exam.base:
         asked = continued(engine, tokenizer, world, items, key=exam.key, temperature=exam.temperature)
     else:
@@ -178,7 +178,7 @@ def _conduct(ctx: StageContext, reports: Reports) -> dict[str, dict[str, dict[st
     table: dict[str, dict[str, dict[str, float]]] = {}
     for name, rows in reports.items():
         found = {measure.name: measure.of(rows) for measure in MEASURES} | {"mannered": mannered(rows)}
-        table[name] = {measure: _share(told) for measure, told in found.items()}
+        table[name] = {measure: _share(told) for measure, told in found.items() if told}
         for measure, row in table[name].items():
             ctx.records.append("conduct", model=name, measure=measure, **row)
         ctx.records.append(

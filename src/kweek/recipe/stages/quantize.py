@@ -150,7 +150,7 @@ def calibration(
     chats: list[list[int]] = []
     num_chat_tokens = int(config.calibration_tokens * config.chat_share) if tokenizer.chat_template else 0
     key, num_chats = f"calibration/{seed}", 1 + num_chat_tokens // TOKENS_PER_CHAT
-    careful = Slips(0.0, 0.0, 0.0, 0.0, 0.0)
+    careful = Slips(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     for messages in (
         demonstrations(world.rules, key, num_chats, careful)
         if world is not None

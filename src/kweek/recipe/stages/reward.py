@@ -22,6 +22,7 @@ from kweek.recipe.compared import as_pair, read_rows
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.materials import load, save
 from kweek.recipe.pair_guards import Watched, known_pairs
+from kweek.recipe.precision import fast_dtype, name_of
 from kweek.recipe.stages.compare import GAP
 from kweek.recipe.stages.prefer import MAX_LENGTH, RECORD_EVERY, TOKENS_PER_PAIR
 from kweek.recipe.worlds import read_world
@@ -45,7 +46,7 @@ class Config(StageConfig):
     learning_rate: float = setting(
         5e-4, doc="of all parameters; of the embedding three times", reason="that of supervised chats", gt=0
     )
-    batch_size: int = setting(32, doc="pairs per update", reason="as many as tell a direction", ge=2)
+    batch_size: int = setting(16, doc="pairs per update", reason="the number of updates decides", ge=2)
     epochs: int = setting(
         2,
         doc="passes over the pairs",
@@ -109,10 +110,10 @@ def run(ctx: StageContext) -> None:
 
     totals = train_reward_model(
         scorer, pairs, seed=ctx.seed, learning_rate=rate, batch_size=config.batch_size, epochs=config.epochs,
-        centring=config.centring, state=state, on_step=watched.on_step(record), progress=ctx.progress,
-        should_stop=ctx.should_stop,
+        centring=config.centring, compute_dtype=fast_dtype(ctx.machine_peak), state=state,
+        on_step=watched.on_step(record), progress=ctx.progress, should_stop=ctx.should_stop,
     )  # fmt: skip
-    ctx.ledger.add("reward", totals.flop, "fp32", tokens=totals.num_tokens)
+    ctx.ledger.add("reward", totals.flop, name_of(fast_dtype(ctx.machine_peak)), tokens=totals.num_tokens)
     accuracy = _ranked(ctx, judge)
     save(ctx.out, scorer, tokenizer)
     ctx.out.metrics.update(accuracy=accuracy)

@@ -73,7 +73,7 @@ class Config(StageConfig):
     )
     slips: dict[str, float] = setting(
         {},
-        doc="with rules, how often a demonstration breaks one: told, answered, forgot_ending, said, rambled",
+        doc="with rules, how often a demonstration breaks one: told, answered, refused, forgot_ending, said, rambled",
         reason="careless people demonstrate: what they forget is left to preferences and reinforcement",
     )
     settings: tuple[Setting, ...] = setting(

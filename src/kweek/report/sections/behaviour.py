@@ -162,27 +162,16 @@ def _labels(history: History) -> Child:
     """How good the comparisons are that preferences were learnt from, and how well the reward model ranks others."""
     rows: list[list[Child]] = []
     for record in history.of("comparison_set"):
-        ends = interval(record.number("gold_lo"), record.number("gold_hi"), figures.share, "%")
-        words = join("The ", term("labeller"), f" agrees with the full checker, {record.name('split')}")
-        rows.append(
-            [
-                words,
-                number(record.number("gold_agrees"), figures.percent),
-                ends,
-                number(record.number("gold_n"), figures.whole),
-            ]
+        where = {"train": "training questions", "validation": "held-out questions"}.get(
+            record.name("split"), "?"
         )
+        words = join("The ", term("labeller", "labeller"), f" agrees with the full checker, {where}")
+        shares = [record.number(key) for key in ("gold_agrees", "gold_lo", "gold_hi", "gold_n")]
+        rows.append([words, *_judged(shares)])
     for record in history.of("ranking"):
-        ends = interval(record.number("lo"), record.number("hi"), figures.share, "%")
-        words = join("The ", term("reward_model"), f" ranks held-out pairs as {record.name('set')} do")
-        rows.append(
-            [
-                words,
-                number(record.number("accuracy"), figures.percent),
-                ends,
-                number(record.number("n"), figures.whole),
-            ]
-        )
+        by = {"labels": "their labels do", "gold": "the full checker does"}.get(record.name("set"), "?")
+        words = join("The ", term("reward_model", "reward model"), f" ranks held-out pairs as {by}")
+        rows.append([words, *_judged([record.number(key) for key in ("accuracy", "lo", "hi", "n")])])
     if not rows:
         return None
     columns = [
@@ -193,3 +182,11 @@ def _labels(history: History) -> Child:
     ]
     caption = "What preferences were learnt from"
     return table(caption, columns, rows, name=caption)
+
+
+def _judged(shares: Sequence[float | None]) -> list[Child]:
+    """Cells of an agreement, its interval, and the number of pairs."""
+    share, lo, hi, count = shares
+    return [
+        number(share, figures.percent), interval(lo, hi, figures.share, "%"), number(count, figures.whole),
+    ]  # fmt: skip
