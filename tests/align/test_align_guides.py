@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from policy_world import small_policy, small_tokenizer
 
+from kweek.data import stories
 from kweek.model.checkpoint import load_model, save_model
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -43,7 +44,8 @@ def changed(folder, model):
 
 
 def test_chats(model, tmp_path):
-    rows = [{"question": f"What is {a} plus {b}?", "answer": str(a + b)} for a in range(9) for b in range(6)]
+    problems = stories.problems("guide", 120, "train")
+    rows = [{"question": problem.question, "answer": problem.answer} for problem in problems]
     teach = code_of("chats.md")["teach"]
     assert teach(model, write(tmp_path / "chats.jsonl", rows), tmp_path / "out") > 20
     assert changed(tmp_path / "out", model)
