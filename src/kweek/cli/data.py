@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kweek.cli import data_audit
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from kweek.tokenize.tokenizer import Tokenizer
 
 commands = typer.Typer(help="Look at data before anything is learnt from it.", no_args_is_help=True)
+data_audit.register(commands)
 
 
 def register(app: typer.Typer) -> None:
