@@ -15,7 +15,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def code_of(name, **changes):
     """The names that the blocks of a guide define, run one after another."""
-    source = "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), re.S))
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), re.S)
+    source = "\n".join(block for block in blocks if not block.startswith(">>>"))
     for old, new in changes.items():
         assert old.replace("_", " ") in source
         source = source.replace(old.replace("_", " "), new)
@@ -56,16 +57,16 @@ def test_preferences(model, tmp_path):
     line = re.search(r'^    (\{"prompt".*\})$', (DOCS / "preferences.md").read_text(encoding="utf-8"), re.M)[
         1
     ]
-    pairs = [
-        json.loads(line),
-        *({"prompt": f"{n}+1", "chosen": str(n + 1), "rejected": "no"} for n in range(7)),
-    ]
-    file = write(tmp_path / "prefs.jsonl", pairs)
+    problems = stories.problems("guide", 120, "train")
+    pairs = [{"prompt": p.question, "chosen": p.answer, "rejected": "no"} for p in problems]
+    file = write(tmp_path / "prefs.jsonl", [json.loads(line), *pairs])
     names["prefer"](model, file, tmp_path / "dpo")
     assert changed(tmp_path / "dpo", model)
-    found = names["judge"](model, file, file, tmp_path / "reward")
-    assert found.num_pairs == 8
-    thumbs = [{"prompt": f"{n}+1", "completion": str(n + n % 2), "label": n % 2 == 1} for n in range(8)]
+    found = names["judge"](model, file, tmp_path / "reward")
+    assert 0 < found.num_pairs < 30
+    thumbs = [
+        {"prompt": p.question, "completion": p.answer, "label": n % 2 == 0} for n, p in enumerate(problems)
+    ]
     names["like"](model, write(tmp_path / "thumbs.jsonl", thumbs), tmp_path / "kto")
     assert changed(tmp_path / "kto", model)
 
@@ -76,11 +77,3 @@ def test_reinforcement(model, tmp_path):
     )
     assert names["practise"](model, tmp_path / "rl") == "1 updates"
     assert (tmp_path / "rl" / "tokenizer.json").exists()
-
-
-def test_every_format_of_the_guide_is_one_and_none_is_left_out():
-    from kweek.data.chats_formats import FORMATS
-
-    text = (DOCS / "chats.md").read_text(encoding="utf-8")
-    table = text[text.index("| `--format`") : text.index("A record that cannot")]
-    assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == set(FORMATS)

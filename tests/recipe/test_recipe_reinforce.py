@@ -1,11 +1,12 @@
-"""The stage `reinforce`: keys that cannot be meant are refused in one line; any environment is audited and trains."""
+"""The keys of the stage `reinforce`: what cannot be meant is refused with the recipe, in one line."""
+
+import json
 
 import pytest
-import small_stage
 
-from kweek.errors import ConfigError, GuardError
+from kweek.errors import ConfigError, DataError
+from kweek.recipe.identity import stage_fingerprint
 from kweek.recipe.schema import parse_stage
-from kweek.recipe.stages.reinforce import external
 from kweek.recipe.text import Source
 
 
@@ -51,75 +52,33 @@ def test_settings_that_can_be_meant_are_taken(keys):
     assert config.course().steps == 60 and config.algorithm_policy() is not None
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    return {"model": small_stage.model(folder / "model"), "corpus": small_stage.corpus(folder / "corpus")}
+def mark(**keys):
+    return stage_fingerprint(stage(**keys), 0, None, {"model": "m", "corpus": "c"})
 
 
-SYLLABLES = """
-from kweek.align.environments.single_turn import SingleTurn
-from kweek.align.environment import Item
+def test_what_is_attempted_is_found_before_anything_runs(tmp_path, monkeypatch):
+    for name, said in (
+        ("storys", "Write 'stories'"),
+        ("nothing.jsonl", "No such file"),
+        ("nowhere:Errands", "no module 'nowhere'"),
+    ):
+        with pytest.raises((ConfigError, DataError), match=said):
+            mark(environment=name)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "x", "gold": "1"}')
+    with pytest.raises(DataError, match=r"bad\.jsonl:1.*no verifier"):
+        mark(environment=str(bad))
+    assert mark(environment=str(bad), verifier="number") != mark(environment="guessing")
 
 
-def fair(answer, gold):
-    return answer[:1] != "" and answer[0] in gold
-
-
-def any_answer(answer, gold):
-    return len(answer) > 0
-
-
-def made(judge="fair"):
-    asked = [({"role": "user", "content": f"Which letters have number {n}?"},) for n in range(400)]
-    items = [Item(messages, "abc def ghi jkl mno pqr stu vwx".split()[n % 8]) for n, messages in enumerate(asked)]
-    return SingleTurn("letters", items, globals()[judge], max_new_tokens=6)
-"""
-
-
-def test_an_own_environment_is_audited_and_then_trains(inputs, tmp_path):
-    (tmp_path / "syllables_of_a_test.py").write_text(SYLLABLES)
-    name = f"{tmp_path}/syllables_of_a_test.py:made"
-    sizes = {"steps": 2, "prompts": 4, "samples": 4, "gold_every": 1, "replay_weight": 0.1}
-    limits = dict.fromkeys(("gold and an afterthought", "gold run on", "gold cut short"), 1.0)
-    made, records = small_stage.run(
-        "reinforce",
-        tmp_path / "fair",
-        inputs,
-        environment=name,
-        audit_limits=limits,
-        algorithm="dr_grpo",
-        **sizes,
-    )
-    kinds = [record["kind"] for record in records]
-    assert kinds.count("update") == 2 and "audit" in kinds and "sign" in kinds
-    assert all(record["gold"] is not None for record in records if record["kind"] == "update")
-    assert (
-        made.file("model.safetensors").read_bytes() != inputs["model"].file("model.safetensors").read_bytes()
-    )
-    with pytest.raises(GuardError, match="the verifier scores"):
-        small_stage.run(
-            "reinforce",
-            tmp_path / "unfair",
-            inputs,
-            environment=name,
-            options={"judge": "any_answer"},
-            **sizes,
-        )
-
-
-def test_files_that_make_the_task_are_part_of_the_fingerprint(tmp_path):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text('{"prompt": "What is 1+1?", "gold": "2", "verifier": "number"}\n')
-    before = external(stage(environment=str(prompts)).config)
-    prompts.write_text('{"prompt": "What is 1+2?", "gold": "3", "verifier": "number"}\n')
-    assert before and before != external(stage(environment=str(prompts)).config)
-    assert external(stage().config) == ""
-    with pytest.raises(ConfigError, match=r"cannot be read"):
-        external(stage(environment=str(tmp_path / "none.jsonl")).config)
-
-
-def test_the_exploitability_bounds_what_ignores_the_question(inputs, tmp_path):
-    sizes = {"steps": 1, "prompts": 2, "samples": 2, "replay_weight": 0.0}
-    with pytest.raises(GuardError, match="best constant"):
-        small_stage.run("reinforce", tmp_path, inputs, exploitability=0.0, **sizes)
+def test_a_stage_is_another_when_what_it_attempts_has_changed(tmp_path, monkeypatch):
+    path = tmp_path / "p.jsonl"
+    found = []
+    for gold in ("2", "3"):
+        path.write_text(json.dumps({"prompt": "What is 1+1?", "gold": gold, "verifier": "number"}))
+        found.append(mark(environment=str(path)))
+    monkeypatch.chdir(tmp_path)
+    for text in ("Mine = None", "raise SystemExit('this is not run')"):
+        (tmp_path / "mine.py").write_text(text)
+        found.append(mark(environment="mine:Mine"))
+    assert len(set(found)) == 4 and found[-1] == mark(environment="mine:Mine")

@@ -40,10 +40,8 @@ def guards_of_learnt(
     def gold(rollout: Rollout) -> float:
         return judged_by(environment, rollout)
 
-    measure = held_out(
-        engine, tokenizer, environment, environment.items("rl/gold", HELD_OUT, "validation"), gold, judge=judge,
-        drawing=learner.drawing,
-    )  # fmt: skip
+    items_of_gold = environment.items("rl/gold", HELD_OUT, "validation")
+    measure = held_out(engine, tokenizer, environment, items_of_gold, gold, judge=judge)
     sign = policy_sign(learner, engine, pairs, exact=False)
     return [sign, HackingGuard(measure, every=EVERY), CollapseGuard()]
 

@@ -1,106 +1,94 @@
-"""What a stage practises on: an environment by name, audited before it may train anything."""
+"""What a stage of reinforcement attempts: an environment by name, known again by what is behind it, audited."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import Any
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
 
-from kweek.align.audit.attacks import MAX_EXPLOITABILITY
 from kweek.align.audit.environment import audit_environment
 from kweek.align.audit.finding import require_sound
 from kweek.align.environment import Environment
-from kweek.align.environments import named
-from kweek.align.environments.stories import Stories
+from kweek.align.environments.named import environment
+from kweek.align.verifiers.extras import require
+from kweek.align.word_problems import WordProblems
+from kweek.data.readers import list_files, printable
 from kweek.errors import ConfigError
-from kweek.recipe.context import StageConfig, StageContext, setting
+from kweek.recipe.context import StageContext
 
-AUDIT_ITEMS = 200  # the best of some hundred constants then earns a fortieth by luck where answers are many
-SHARE_SUMS = 0.1  # of bare sums among stories: keeps what was taught beside them
-CHARACTERS_PER_TOKEN = 2.5  # of questions, with the vocabulary of the recipe `laptop`; for estimates only
-TOKENS_PER_STORY = 75  # question and answer; for estimates only
-#: What the exploitability bounds: answers that ignore the question and are not empty.
-_IGNORANT = ("best constant", "lists of all answers", "very long")
+STORIES = "stories"
+AUDIT_ITEMS = 200  # a constant then earns a hundredth by luck where answers are many
 
 
-class TaskConfig(StageConfig):
-    """Keys of every stage that attempts tasks of an environment."""
+def opened(name: str, verifier: str | None, share_sums: float, max_new_tokens: int | None) -> Environment:
+    """The environment of a name.
 
-    environment: str = setting(
-        "stories",
-        doc="stories, guessing, gym:TASK, a file.jsonl of prompts with verifiers, or file.py:name of an own one",
-        reason="what the recipes' pretraining prepares for",
-    )
-    options: dict[str, Any] = setting(
-        {},
-        doc="keyword arguments of the environment, {levels: [1, 2]}; stories have a tenth of bare sums by default",
-        reason="each environment's own defaults",
-    )
-    verifier: str | None = setting(
-        None,
-        doc="for prompts of a file that name none: a verifier's name, or file.py:name of a function (answer, gold)",
-        reason="prompts bring their own",
-    )
-    exploitability: float = setting(
-        MAX_EXPLOITABILITY,
-        doc="most that an answer may earn on average which ignores the question; above it training is refused",
-        reason="chance among five options",
-        ge=0,
-        le=1,
-    )
-    audit_limits: dict[str, float] = setting(
-        {}, doc="other bounds of the verifier audit, by the name of a finding", reason="those of the audit"
-    )
-
-    def open_environment(self) -> Environment:
-        """What to practise on.
-
-        Raises:
-            ConfigError, DataError: it is not there, or is no environment.
-        """
-        options = {"share_sums": SHARE_SUMS} if self.environment == "stories" else {}
-        return named.environment(
-            self.environment, verifier=self.verifier, options={**options, **self.options}
-        )
-
-
-def external(config: TaskConfig) -> str:
-    """Fingerprint of the files that the environment and its verifier are made of; empty where there are none."""
-    found = []
-    for name in (config.environment, config.verifier):
-        path = None if name is None else named.source_of(name)
-        if path is not None:
-            try:
-                found.append(hashlib.sha256(path.read_bytes()).hexdigest())
-            except OSError as error:
-                raise ConfigError(f"{path} cannot be read ({error.strerror})", fix="check the path") from None
-    return " ".join(found)
-
-
-def measured(environment: Environment) -> Environment:
-    """The environment as progress is measured on it: stories without the bare sums, which hide how hard they are."""
-    return (
-        dataclasses.replace(environment, share_sums=0.0) if isinstance(environment, Stories) else environment
-    )
-
-
-def tokens_per_attempt(environment: Environment) -> float:
-    """Question and answers, for estimates."""
-    if isinstance(environment, Stories):
-        return TOKENS_PER_STORY
-    items = environment.items("estimate", 32, "train")
-    asked = sum(len(str(m.get("content") or "")) for item in items for m in item.messages) / len(items)
-    return asked / CHARACTERS_PER_TOKEN + environment.max_turns * environment.max_new_tokens / 2
-
-
-def require_audited(config: TaskConfig, environment: Environment, ctx: StageContext) -> None:
-    """Refuse to start with a verifier that can be fooled; what was tried is recorded.
+    Args:
+        name: see `kweek.align.environments.named.environment`.
+        verifier: for prompts of a file that name none.
+        share_sums: share of bare sums among the stories.
+        max_new_tokens: of an answer, where the environment does not say it itself.
 
     Raises:
-        GuardError: a finding of the audit does not pass.
+        ConfigError, DataError: nothing of that name, or a file that holds no prompts.
     """
-    limits = {**dict.fromkeys(_IGNORANT, config.exploitability), **config.audit_limits}
-    findings = audit_environment(environment, count=AUDIT_ITEMS, limits=limits)
+    if name == STORIES:
+        return WordProblems(share_sums=share_sums)
+    return environment(name, verifier=verifier, max_new_tokens=max_new_tokens)
+
+
+def external(name: str, verifier: str | None) -> str:
+    """What an environment depends on outside the run: its files, or the source of its module; empty where there is
+    nothing. A recipe is asked this before anything runs, so what cannot be opened is found here.
+
+    Raises:
+        ConfigError, DataError: as for `opened`; code is found and not run.
+    """
+    path, digest = Path(name), hashlib.sha256()
+    kind, _, rest = name.partition(":")
+    if kind == "gym":
+        require("reasoning_gym", "gym", f"the task {rest}")
+        return ""
+    if rest and not path.exists():
+        digest.update(_source(kind, name).read_bytes())
+        return digest.hexdigest()
+    environment(name, verifier=verifier)
+    if path.is_file():
+        digest.update(path.read_bytes())
+    elif path.is_dir():
+        for file, size, changed in list_files(path):
+            digest.update(f"{printable(file)}\0{size}\0{changed}\n".encode())
+    return digest.hexdigest()
+
+
+def _source(module: str, name: str) -> Path:
+    """File of a module of the user's, as `environment` would find it."""
+    beside = Path(*module.split(".")).with_suffix(".py")
+    if beside.is_file():
+        return beside
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise ConfigError(f"there is no module {module!r}", where=name, fix="give module:name, or a file")
+    return Path(spec.origin)
+
+
+def audited(ctx: StageContext, world: Environment, limits: Mapping[str, float]) -> None:
+    """Refuse to start with a judge that can be fooled; what was tried is recorded either way.
+
+    Args:
+        limits: other bounds than the audit's own, by the name of a finding.
+
+    Raises:
+        DataError: too few items.
+        ConfigError: a limit for something that is not tried.
+        GuardError: it was fooled.
+    """
+    findings = audit_environment(world, count=AUDIT_ITEMS, limits=limits)
     for finding in findings:
         ctx.records.append("audit", **dataclasses.asdict(finding), passed=finding.passed)
     require_sound(findings)

@@ -86,6 +86,10 @@ class World:
             index += 1
         return list(found.values())
 
+    def plain(self) -> World:
+        """The same world, of which only plain questions are asked: what a stage must not lose."""
+        return World(self.rules, self.held_out, {"help": 1.0}, f"{self.name}, plain questions")
+
     def group(self, group: str, key: str, count: int, split: Split) -> list[Item]:
         """Different items of one kind."""
         return World(self.rules, self.held_out, {group: 1.0}).items(f"{key}/{group}", count, split)

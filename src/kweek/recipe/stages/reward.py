@@ -48,9 +48,9 @@ class Config(StageConfig):
     )
     batch_size: int = setting(16, doc="pairs per update", reason="the number of updates decides", ge=2)
     epochs: int = setting(
-        2,
+        4,
         doc="passes over the pairs",
-        reason="small models forget what they saw once; three learnt the noise",
+        reason="after two, training pairs were ranked no better than others",
         ge=1,
     )
     centring: float = setting(

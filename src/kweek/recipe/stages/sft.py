@@ -143,7 +143,9 @@ def run(ctx: StageContext) -> None:
         ctx.inputs["corpus"], tokenizer, Mix(config.replay_task_share, 200_000, f"replay/{ctx.seed}")
     )
     start = {name: value.clone() for name, value in network.state_dict().items()}
-    panel = StagePanel(ctx, network, tokenizer, [] if world else [WordProblems()], config.tolerance)
+    change = BeforeAfter(ctx, network, tokenizer, world or WordProblems())
+    tasks = [WordProblems()] if world is None else [world.plain()]
+    panel = StagePanel(ctx, network, tokenizer, tasks, config.tolerance)
     panel.before()
     total_steps = sum(
         _batches(config, s, chats, replay, tokenizer, ctx.seed).num_steps for s in config.settings
@@ -151,7 +153,6 @@ def run(ctx: StageContext) -> None:
     # A finished setting's checkpoint stands at its last step, so the sum is the step that training goes on from.
     resumed = sum(checkpoint_step(_state(ctx, number)) for number in range(len(config.settings)))
     ctx.records.rewind(lambda record: record["kind"] == "train" and record["step"] <= resumed)
-    change = BeforeAfter(ctx, network, tokenizer, world or WordProblems())
     rows: list[dict[str, Any]] = []
     done_steps = 0
     for number, chosen in enumerate(config.settings):
