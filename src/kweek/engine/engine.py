@@ -195,7 +195,7 @@ class Engine(BatchEngine):
         return before
 
     def _whole(self) -> Network:
-        """The network, with its adapter merged: torch would otherwise form the sum again for every token."""
+        """The network, with its adapter merged: as torch adds it, its thin products cost more than they compute."""
         return self.network if self.network.adapter is None else merged_copy(self.network)
 
     def _check_form(self) -> None:

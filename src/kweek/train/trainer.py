@@ -95,8 +95,8 @@ class Trainer:
                 nll.append(loss.nll_N)
             for name, part in loss.parts.items():
                 parts[name] = parts.get(name, 0.0) + part
-            num_rows, length = batch.ids_BT.shape
-            flop += self.network.num_flops(num_rows, length, backward=True) + loss.flop
+            num_flops = self.network.num_flops_per_token(batch.ids_BT.shape[1], backward=True)
+            flop += batch.ids_BT.numel() * num_flops + loss.flop
         norm = float(torch.nn.utils.clip_grad_norm_(self.optimiser.parameters, self.clip))
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise GuardError(
