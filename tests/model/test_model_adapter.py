@@ -138,7 +138,7 @@ def test_merged_it_computes_the_same(layout: str) -> None:
         before = network.logits(network(ids)).log_softmax(-1)
         merge(network)
         after = network.logits(network(ids)).log_softmax(-1)
-    assert (after - before).abs().max() < 1e-5
+    assert (after - before).abs().max() < 5e-5  # fp32, summed in another order
     assert network.adapter is None and all(parameter.requires_grad for parameter in network.parameters())
     assert [name for name, _ in network.named_parameters()] == [
         name for name, _ in random_network(network.config).named_parameters()
@@ -157,7 +157,9 @@ def test_a_saved_folder_holds_the_merged_weights(tmp_path: Path) -> None:
     for folder in ("attached", "merged"):
         model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / folder, dtype=torch.float32)
         with torch.no_grad():
-            assert (model.eval()(ids).logits.log_softmax(-1) - expected).abs().max() < 1e-5
+            assert (
+                model.eval()(ids).logits.log_softmax(-1) - expected
+            ).abs().max() < 5e-5  # fp32, summed in another order
         loaded = load_model(tmp_path / folder)
         assert torch.equal(loaded(ids), network(ids))
 
@@ -247,3 +249,16 @@ def test_any_shape_of_adapter_merges_to_what_it_computes(rank: int, targets: set
     other = Network(network.config)
     other.load_state_dict(state)
     assert torch.allclose(other(ids), expected, atol=1e-5)
+
+
+def test_the_frozen_weight_is_rounded_once_and_again_when_it_changes() -> None:
+    network = random_network(small_config())
+    attach(network, CONFIG, torch.Generator().manual_seed(0))
+    _, layer = adapted_places(network)[0]
+    first = layer.matrix().make(torch.bfloat16)
+    assert torch.equal(first, layer.base.weight.to(torch.bfloat16))
+    assert layer.matrix().make(torch.bfloat16) is first
+    assert layer.matrix().make(torch.float32) is layer.base.weight
+    with torch.no_grad():
+        layer.base.weight.mul_(2)
+    assert torch.equal(layer.matrix().make(torch.bfloat16), layer.base.weight.to(torch.bfloat16))

@@ -101,6 +101,30 @@ class Plain:
         return (grad_ON @ x_NI if needed[0] else None,)
 
 
+@dataclass(frozen=True)
+class Frozen(Plain):
+    """A weight that nobody trains: rounded to a narrower dtype once, not at every step.
+
+    A step keeps the rounded weights of all layers for its backward pass anyway: its peak of memory is the same.
+
+    Attributes:
+        rounded: by dtype, the weight's version and its copy; kept by the layer.
+    """
+
+    rounded: dict[torch.dtype, tuple[int, Tensor]]
+
+    def make(self, dtype: torch.dtype) -> Tensor:
+        """See `Matrix`."""
+        weight_OI = self.weight_OI
+        if weight_OI.dtype == dtype:
+            return weight_OI
+        version, copy_OI = self.rounded.get(dtype, (-1, weight_OI))
+        if version != weight_OI._version or copy_OI.device != weight_OI.device:
+            version, copy_OI = weight_OI._version, weight_OI.detach().to(dtype)
+            self.rounded[dtype] = (version, copy_OI)
+        return copy_OI
+
+
 class Linear(nn.Linear):
     """`nn.Linear` without its own initialisation, which costs seconds on a checkpoint and is overwritten.
 
