@@ -28,6 +28,7 @@ from kweek.report.sections import (
     lineage,
     paired,
     reproduction,
+    specialist,
     tax,
     verdict,
     voting,
@@ -40,6 +41,7 @@ REPORT = "report.html"
 AUTHORS: Sequence[Author] = (
     ages.section,
     forecast.section,
+    specialist.section,
     accuracy.section,
     control.section,
     voting.section,
