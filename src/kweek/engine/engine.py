@@ -29,7 +29,9 @@ from kweek.model.network import Network
 from kweek.protocols import Constraint, ShouldStop, TokenInterceptor, never
 
 SCORE_SLOTS = 16  # sequences scored in one call; their slots lie behind those of generations
-NUM_SLOTS = 64  # sequences at once: beyond it the native products gain nothing more per row
+NUM_SLOTS = (
+    96  # sequences at once: products gain little beyond 64 rows, and samples that say the same share a row
+)
 
 
 Version = tuple[tuple[int, int], ...]  # of every tensor, where it is and how often it has been written to
