@@ -1,6 +1,7 @@
 """Domains: what is learnt is what will be asked to be written, what is examined is never learnt, files come back."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -151,6 +152,9 @@ def test_what_is_too_long_is_left_out(tokenizer):
     domain = of_task("stories", COUNTS, "a").domain
     sizes = sorted(len(part) + 1 for part in domain.segments(tokenizer, "train", 10_000))
     assert len(domain.segments(tokenizer, "train", sizes[5])) >= 6
-    assert max(len(part) + 1 for part in domain.segments(tokenizer, "train", sizes[5])) == sizes[5]
+    left_out = Counter()
+    kept = domain.segments(tokenizer, "train", sizes[5], left_out)
+    assert max(len(part) + 1 for part in kept) == sizes[5]
+    assert left_out == {"more tokens than fit": 20 - len(kept)}
     with pytest.raises(DataError, match="fits"):
         Domain(domain.name, NUMBER, True, 8, domain.exercises).segments(tokenizer, "train", 3)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from kweek.compute.ledger import Ledger
 from kweek.data import stories
 from kweek.engine.engine import Engine
 from kweek.engine.open import open_model
-from kweek.errors import DataError
+from kweek.errors import ConfigError, DataError
 from kweek.model.checkpoint import load_model, save_model
 from kweek.model.config import ModelConfig
 from kweek.model.initial import initialise
@@ -185,6 +188,89 @@ def test_prompts_without_answers_are_practised(run, tmp_path):
     base = artifact(run, "checkpoint")
     with pytest.raises(DataError, match="practice_rounds"):
         run_stage(run, "specialise", {"model": base, "domain": domain}, name="nothing")
+
+
+@contextmanager
+def teacher(domain):
+    """An endpoint that knows the answers, and gets every fifth wrong."""
+    golds = {one.question: one.gold for split in domain.exercises.values() for one in split}
+    known = list(golds)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            question = body["messages"][-1]["content"]
+            said = "I do not know." if known.index(question) % 5 == 0 else f"It is {golds[question]}."
+            self.reply(
+                {
+                    "choices": [{"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}],
+                    "usage": {"prompt_tokens": 50, "completion_tokens": 10},
+                }
+            )
+
+        def do_GET(self):
+            self.reply({"data": [{"id": "wise"}]})
+
+        def reply(self, body):
+            data = json.dumps(body).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_right_answers_of_a_teacher_behind_an_endpoint_are_learnt(run):
+    base, made = artifact(run, "checkpoint"), artifact(run, "domain")
+    domain = load_domain(made.path)
+    with teacher(domain) as url:
+        lessons = run_stage(
+            run, "teach", {"domain": made, "pupil": base}, name="lessons", endpoint=url, questions=40
+        )
+        run_stage(
+            run, "appraise", {"domain": made, "base": base}, name="remote", endpoint=url, bits_bytes=2000,
+            million_read=1.0, million_written=10.0,
+        )  # fmt: skip
+    learnt = load_domain(lessons.path)
+    assert 28 <= lessons.metrics["num_train"] <= 36 and lessons.metrics["asked"] == 40
+    assert all(one.worked == f"It is {one.gold}." for one in learnt.exercises["train"])
+    assert learnt.exercises["test"] == domain.exercises["test"]
+    (row,) = [
+        row for row in Records.read(run / "records" / "remote.jsonl")
+        if row["kind"] == "appraised" and row["model"] == "endpoint"
+    ]  # fmt: skip
+    assert row["money"] == pytest.approx(50e-6 + 100e-6) and "flop" not in row and "joules" not in row
+    assert row["quality"] >= 4 / 6
+
+
+def test_a_teacher_of_the_run_answers_and_is_counted(run):
+    base, domain, special = (artifact(run, name) for name in ("checkpoint", "domain", "specialise"))
+    lessons = run_stage(
+        run, "teach", {"domain": domain, "teacher": special}, name="own", questions=4, only_right=False,
+        max_new_tokens=60,
+    )  # fmt: skip
+    assert 1 <= lessons.metrics["num_train"] <= 4 and lessons.ledger["flop"]["teach"]["fp32"] > 0
+    pupil = run_stage(
+        run, "specialise", {"model": base, "domain": lessons}, name="pupil", rank=4, batch_size=1
+    )
+    assert pupil.metrics["flop_before"] == lessons.ledger["flop_total"]
+
+
+def test_no_teacher_is_an_error(run):
+    with pytest.raises(ConfigError, match="no teacher"):
+        run_stage(run, "teach", {"domain": artifact(run, "domain")}, name="nobody")
 
 
 def test_the_built_in_recipes_are_sound():

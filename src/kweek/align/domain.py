@@ -7,12 +7,13 @@ other, teacher and pupil, is taught from the same answers and asked the same que
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from kweek.align.chats import encode_row
+from kweek.align.chats import TOO_LONG, encode_row
 from kweek.align.environment import Environment, Episode, Item, Split
 from kweek.align.environments.named import environment as named_environment
 from kweek.align.environments.single_turn import OneAnswer
@@ -100,10 +101,14 @@ class Domain:
         """The questions of a split in stored order, at most so many of them."""
         return [exercise.item for exercise in self.exercises[split][:most]]
 
-    def segments(self, tokenizer: Tokenizer, split: Split, max_tokens: int) -> list[Segment]:
+    def segments(
+        self, tokenizer: Tokenizer, split: Split, max_tokens: int, left_out: Counter[str] | None = None
+    ) -> list[Segment]:
         """Questions with their answers, weight 1 on every token that the model is to write.
 
-        What exceeds `max_tokens` is left out.
+        Args:
+            max_tokens: of an example; longer ones are left out.
+            left_out: counts what is, by reason.
 
         Raises:
             DataError: nothing is left to learn from.
@@ -112,7 +117,11 @@ class Domain:
         end_id = turn_end(tokenizer, answered[0].messages) if answered and self.calculator else None
         found: list[Segment] = []
         for exercise in answered:
-            found += encode_exercise(tokenizer, exercise, end_id, max_tokens)
+            try:
+                found += encode_exercise(tokenizer, exercise, end_id, max_tokens)
+            except BadRow as bad:
+                if left_out is not None:
+                    left_out[bad.reason] += 1
         if not found:
             raise DataError(
                 f"the domain has no answer to learn from in {split} that fits into {max_tokens} tokens",
@@ -158,13 +167,16 @@ def with_answers(domain: Domain, answered: Sequence[Exercise]) -> Domain:
 def encode_exercise(
     tokenizer: Tokenizer, exercise: Exercise, end_id: int | None, max_tokens: int
 ) -> list[Segment]:
-    """Question and answer to learn, empty where they exceed `max_tokens` or the template does not take them.
+    """Question and answer to learn.
 
     Where there are calls of the calculator their results are encoded apart, as they will come, and carry no weight: the
     model learns to ask, not to reckon.
 
     Args:
         end_id: the token that ends a turn, where the calculator answers; None without a calculator.
+
+    Raises:
+        BadRow: they exceed `max_tokens`, or the template does not take them.
     """
     assert exercise.answer is not None
     if end_id is not None and not exercise.tools and set(exercise.answer) <= {"role", "content"}:
@@ -174,12 +186,11 @@ def encode_exercise(
             part = tokenizer.encode(text)
             ids += part
             weights += [float(own)] * len(part)
-        return [segment([*ids, end_id], [*weights, 1.0])] if len(ids) < max_tokens else []
+        if len(ids) >= max_tokens:
+            raise BadRow(TOO_LONG, f"{len(ids) + 1} of {max_tokens}")
+        return [segment([*ids, end_id], [*weights, 1.0])]
     chat = Conversation((*exercise.messages, exercise.answer), exercise.tools)
-    try:
-        return [example.segment() for _, example in encode_row(tokenizer, chat, max_tokens)]
-    except BadRow:
-        return []
+    return [example.segment() for _, example in encode_row(tokenizer, chat, max_tokens)]
 
 
 class _Questions:

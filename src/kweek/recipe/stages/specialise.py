@@ -5,6 +5,7 @@ The artifact is a model folder; `adapter/` in it is the adapter alone, in the fo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -115,8 +116,11 @@ def run(ctx: StageContext) -> None:
         raise DataError(
             "there are no answers to learn from", where=domain.name, fix="give practice_rounds or a teacher"
         )
-    segments = domain.segments(tokenizer, "train", config.max_tokens) if taught else []
     log = _Log(ctx)
+    left_out = Counter[str]()
+    segments = domain.segments(tokenizer, "train", config.max_tokens, left_out) if taught else []
+    for reason, count in left_out.items():
+        ctx.records.append("left_out", reason=reason, exercises=count)
     prepare(network, schooling, ctx.seed)
     if segments:
         _learn(ctx, network, segments, schooling, log)
@@ -132,7 +136,7 @@ class _Log:
         self._ctx = ctx
         self.first_step = 0
         done = sum(checkpoint_step(path) for path in sorted(ctx.state.glob("phase-*.safetensors")))
-        ctx.records.rewind(lambda record: record["kind"] == "train" and record["step"] <= done)
+        ctx.records.rewind(lambda record: record["kind"] != "left_out" and record.get("step", 0) <= done)
 
     def on_step(self, totals: Trained, result: StepResult, speed: float) -> None:
         """See `fit`."""
