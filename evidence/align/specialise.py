@@ -29,8 +29,8 @@ import torch
 from harness import ROOT, evidence, kweek, records
 
 from kweek.align.domain import Domain, Exercise, load_domain
+from kweek.align.domain_reading import of_story
 from kweek.align.exam import examine
-from kweek.align.worked import of_problem
 from kweek.data import stories
 from kweek.engine.engine import Engine
 from kweek.engine.open import open_model
@@ -101,7 +101,7 @@ def word_problems(quick: bool) -> dict[str, Any]:
     special = artifact(run, "special")
     found = scores(run)
     unseen = [
-        exercise(problem) for problem in stories.problems("specialise", count, "test", wording="unseen")
+        of_story(problem) for problem in stories.problems("specialise", count, "test", wording="unseen")
     ]
     domain = load_domain(artifact(run, "domain").path)
     asked = Domain("unseen", domain.verifier, True, ROOM, {"train": [], "validation": [], "test": unseen})
@@ -124,12 +124,6 @@ def word_problems(quick: bool) -> dict[str, Any]:
         "four_bits": difference(found["compact"], found["special"])[1] >= -LOST,
         "run": run,
     }
-
-
-def exercise(problem: stories.Problem) -> Exercise:
-    worked = of_problem(problem)
-    question = {"role": "user", "content": worked.question}
-    return Exercise((question,), {"role": "assistant", "content": worked.solution}, worked.answer)
 
 
 def threads() -> int:

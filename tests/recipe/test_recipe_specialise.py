@@ -177,7 +177,7 @@ def test_a_budget_in_flop_is_kept(run):
         epochs=20,
         budget=2 * whole,
     )
-    assert 0.8 < short.ledger["flop_total"] / (0.6 * 2 * whole) < 1.25
+    assert 0.8 < short.ledger["flop_total"] / (0.75 * 2 * whole) < 1.25
 
 
 def test_prompts_without_answers_are_practised(run, tmp_path):

@@ -20,7 +20,7 @@ from kweek.align.environments.named import environment as named_environment
 from kweek.align.environments.single_turn import MAX_NEW_TOKENS
 from kweek.align.verifiers.function import as_verifier
 from kweek.align.verifiers.named import named
-from kweek.align.worked import ANSWER_MARK, Worked, of_problem, with_the_calculators_results
+from kweek.align.worked import ANSWER_MARK, Worked, with_the_calculators_results
 from kweek.data import stories
 from kweek.data.chats import Conversation, Row, Task
 from kweek.data.chats_reading import read_chats, require
@@ -63,10 +63,7 @@ def of_task(task: str, counts: Mapping[Split, int], key: str) -> Found:
     """
     if task == STORIES:
         drawn = {
-            split: [
-                _of_worked(of_problem(problem), str(problem.level))
-                for problem in stories.problems(_key(key, split), counts[split], split)
-            ]
+            split: [of_story(problem) for problem in stories.problems(_key(key, split), counts[split], split)]
             for split in SPLITS
         }
         return Found(Domain(task, NUMBER, True, stories_tokens(), drawn))
@@ -175,9 +172,12 @@ def _exercise(row: Row, system: str | None) -> Exercise:
     return Exercise(tuple(messages), answer, gold, level, tuple(row.tools), data)
 
 
-def _of_worked(worked: Worked, level: str) -> Exercise:
-    question = {"role": "user", "content": worked.question}
-    return Exercise((question,), {"role": "assistant", "content": worked.solution}, worked.answer, level)
+def of_story(problem: stories.Problem) -> Exercise:
+    """A generated problem, worked in one call of the calculator a step: nothing is said twice, which spares a tenth."""
+    calls = [f"<<{step.expression}={step.value}>>" for step in problem.steps]
+    answer = {"role": "assistant", "content": "\n".join([*calls, f"{ANSWER_MARK} {problem.answer}"])}
+    question = {"role": "user", "content": problem.question}
+    return Exercise((question,), answer, problem.answer, str(problem.level))
 
 
 def _divided(exercises: Sequence[Exercise], name: str, share: float) -> tuple[list[Exercise], list[Exercise]]:

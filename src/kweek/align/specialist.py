@@ -1,7 +1,7 @@
 """Making a specialist: an adapter beside a frozen network, trained on the exercises of a domain.
 
-What one update reads is a few whole examples, packed into rows. Small batches, because the number of updates decides
-(measured on SmolLM2-135M: 16 examples an update learn a half more slowly per example than 4; docs/log.md).
+What one update reads is a few whole examples, packed into rows. Small batches, because the number of updates decides,
+as it does for the chats of `kweek.align.sft`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Schooling:
     rank: int = 16
     learning_rate: float = 1e-3
     batch_size: int = 8
-    row_length: int = 512
+    row_length: int = 256
     warmup: float = 0.05
     decay: float = 0.7
     compute_dtype: torch.dtype = torch.float32
