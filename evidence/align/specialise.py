@@ -152,8 +152,8 @@ def gsm8k(data: Path, quick: bool) -> dict[str, Any]:
     run = specialised(
         "specialise-gsm8k" + "-quick" * quick, f"stages.domain.examples={data / 'gsm8k' / 'train.jsonl'}",
         f"stages.domain.test={data / 'gsm8k' / 'test.jsonl'}", f"stages.domain.test_questions={count}",
-        f"stages.domain.train={most}", f"stages.table.questions={count}", "stages.special.epochs=3",
-        f"budget={'3min' if quick else '3h'}",
+        f"stages.domain.train={most}", f"stages.table.questions={count}", "stages.special.epochs=2",
+        f"budget={'3min' if quick else '90min'}",
     )  # fmt: skip
     domain = load_domain(artifact(run, "domain").path)
     found, base = scores(run), artifact(run, "base").path

@@ -91,7 +91,8 @@ class Files:
 
     Attributes:
         examples: to learn from.
-        test: to be examined on; None sets `share` of the questions apart, and half as many for validation.
+        test: to be examined on; None sets `share` of the questions apart, and half as many for validation. With it
+            only as many are set apart for validation as are asked for.
         format: of both, by name; None recognises it.
         verifier: None takes the last number where worked answers end with ####, else the text as a whole.
         calculator: None has one where an answer calls it.
@@ -126,7 +127,8 @@ def of_files(files: Files, key: str) -> Found:
         test = [_exercise(row, files.system) for row in _rows(files.test, files.format, apart)]
         left_out.update({f"{files.test.name}: {reason}": n for reason, n in apart.skipped.items()})
         sides: dict[Split, list[Exercise]] = {"test": test}
-        sides["validation"], sides["train"] = _divided(given, "validation", files.share / 2)
+        share = min(files.share / 2, 1.2 * files.counts["validation"] / len(given))
+        sides["validation"], sides["train"] = _divided(given, "validation", share)
     else:
         sides = {}
         sides["test"], rest = _divided(given, "test", files.share)

@@ -7,13 +7,16 @@ is rounded. That is done once for a number of layers, and each number of bits be
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kweek.align.domain import Domain, load_domain
-from kweek.align.domain_reading import Files, of_files, of_task
+from kweek.align.domain_reading import STORIES, Files, of_files, of_task
 from kweek.align.environment import Split
 from kweek.align.exam import examine
 from kweek.align.specialist import Drill, Schooling, prepare, school
@@ -25,12 +28,14 @@ from kweek.compress.widths import file_bytes, uniform
 from kweek.compute.hardware import measure_peak
 from kweek.engine.engine import Engine
 from kweek.model.adapter import merge
-from kweek.model.checkpoint import load_model
+from kweek.model.checkpoint import load_model, save_model
+from kweek.model.config import ModelConfig
 from kweek.model.network import Network
 from kweek.protocols import Progress, ShouldStop, never, silent
 from kweek.recipe.precision import fast_dtype
 from kweek.recipe.stages import compact
 from kweek.store.artifact import ArtifactWriter, fingerprint
+from kweek.store.files import read_json
 from kweek.system.interceptors import say_inline_calculator
 from kweek.tokenize.tokenizer import Tokenizer
 
@@ -87,7 +92,6 @@ def shrink(
         ConfigError: a wish that cannot be met by any measurement, or that names what is not there.
     """
     domain = read_task(wish)
-    workshop = _Workshop(wish, domain, progress, should_stop)
     environment, questions = domain.environment(), domain.items("test", wish.questions)
 
     def ask(made: _Made, first: int, last: int) -> list[bool]:
@@ -98,9 +102,11 @@ def shrink(
     def told(judged: Judged) -> None:
         progress(0, 1, f"{judged.name}: {judged.right} of {judged.asked}, {judged.verdict}")
 
-    search = smallest(
-        workshop.candidates(), ask, len(questions), wish.target, on_judged=told, should_stop=should_stop
-    )
+    with tempfile.TemporaryDirectory(prefix="kweek-shrink-") as bench:
+        workshop = _Workshop(wish, domain, Path(bench), progress, should_stop)
+        search = smallest(
+            workshop.candidates(), ask, len(questions), wish.target, on_judged=told, should_stop=should_stop
+        )
     if search.found is not None:
         _write(search, wish, domain.calculator, out, progress)
     return search
@@ -112,7 +118,7 @@ def read_task(wish: Wish) -> Domain:
     if (path / _DOMAIN_FILE).is_file():
         return load_domain(path)
     counts: dict[Split, int] = {"train": 2048, "validation": 16, "test": wish.questions}
-    if path.exists():
+    if wish.task != STORIES and path.exists():
         return of_files(Files(path, None, None, None, None, None, None, counts, 0.2), key).domain
     return of_task(wish.task, counts, key).domain
 
@@ -123,32 +129,34 @@ def embedding_bits(bits: int) -> int:
 
 
 class _Workshop:
-    """Makes candidates, each cut once."""
+    """Makes candidates, each number of layers cut and healed once, and kept on disk."""
 
-    def __init__(self, wish: Wish, domain: Domain, progress: Progress, should_stop: ShouldStop) -> None:
-        self.wish, self.domain, self.progress, self.should_stop = wish, domain, progress, should_stop
-        self._cut: tuple[tuple[Path, int], Network] | None = (
-            None  # the last one made: neighbours in size share it
-        )
+    def __init__(
+        self, wish: Wish, domain: Domain, bench: Path, progress: Progress, should_stop: ShouldStop
+    ) -> None:
+        self.wish, self.domain, self.bench = wish, domain, bench
+        self.progress, self.should_stop = progress, should_stop
 
     def candidates(self) -> list[Candidate[_Made]]:
         """All of them, with their sizes."""
         found = []
-        for folder in self.wish.models:
-            config = load_model(folder).config
+        for number, folder in enumerate(self.wish.models):
+            config = ModelConfig.from_hf(read_json(folder / "config.json"))
             for share in self.wish.layers:
                 num_layers = max(1, round(share * config.num_layers))
                 for bits in self.wish.bits:
                     shape = replace(config, num_layers=num_layers)
                     size = file_bytes(shape, uniform(shape, bits, embedding_bits(bits)))
                     name = f"{folder.name}, {num_layers} layers, {bits} bits"
-                    found.append(Candidate(name, size, self._maker(folder, num_layers, bits)))
+                    found.append(Candidate(name, size, self._maker(number, num_layers, bits)))
         return found
 
-    def _maker(self, folder: Path, num_layers: int, bits: int) -> Any:
+    def _maker(self, number: int, num_layers: int, bits: int) -> Callable[[], _Made]:
+        folder = self.wish.models[number]
+
         def make() -> _Made:
             tokenizer = Tokenizer.load(folder)
-            network = self._healed(folder, tokenizer, num_layers)
+            network = self._healed(number, tokenizer, num_layers)
             config = compact.Config(bits=bits)
             text = compact.calibration(self.domain, tokenizer, config, self.wish.seed)
             widths = uniform(network.config, bits, embedding_bits(bits))
@@ -160,13 +168,14 @@ class _Workshop:
 
         return make
 
-    def _healed(self, folder: Path, tokenizer: Tokenizer, num_layers: int) -> Network:
-        if self._cut is not None and self._cut[0] == (folder, num_layers):
-            return self._cut[1]
-        network = load_model(folder)
+    def _healed(self, number: int, tokenizer: Tokenizer, num_layers: int) -> Network:
+        kept = self.bench / f"{number}-{num_layers}"
+        if kept.exists():
+            return load_model(kept)
+        network = load_model(self.wish.models[number])
         if num_layers < network.config.num_layers:
             network = self._cut_down(network, tokenizer, num_layers)
-        self._cut = ((folder, num_layers), network)
+            save_model(kept, network, torch.float32)
         return network
 
     def _cut_down(self, network: Network, tokenizer: Tokenizer, num_layers: int) -> Network:

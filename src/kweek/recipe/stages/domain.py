@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -97,6 +98,8 @@ def run(ctx: StageContext) -> None:
         named(config.verifier)  # before anything is read
     if config.examples is None:
         found = of_task(config.task, config.counts(), key)
+        if config.max_new_tokens is not None:
+            found.domain = replace(found.domain, max_new_tokens=config.max_new_tokens)
     else:
         files = Files(
             Path(config.examples), Path(config.test) if config.test else None, config.format, config.verifier,
