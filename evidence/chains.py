@@ -14,7 +14,6 @@ from kweek.align.process import Chain
 from kweek.data import stories
 from kweek.data.packing import keyed_generator
 from kweek.data.stories import MAX_VALUE, Problem, Split
-from kweek.tokenize import bpe
 from kweek.tokenize.tokenizer import Tokenizer
 
 KINDS = ("result", "number", "operation")
@@ -31,11 +30,6 @@ class Told:
     num_question: int
     error: str
     level: int
-
-
-def tokenizer() -> Tokenizer:
-    """One that has read such stories."""
-    return bpe.train(stories.sample_texts("chains", 3000, "train"), 512)
 
 
 def _compute(left: int, sign: str, right: int) -> int:

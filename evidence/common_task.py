@@ -10,14 +10,12 @@ reference, its FLOP.
 from __future__ import annotations
 
 import itertools
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from common_policies import policy_rows
 
 from kweek.align.dpo import DPO
 from kweek.align.ipo import IPO
@@ -32,14 +30,14 @@ from kweek.data.packing import keyed_generator
 from kweek.model.config import ModelConfig
 from kweek.model.initial import initialise
 from kweek.model.network import Network
-from kweek.model.scorer import scorer_from, scores
+from kweek.model.scorer import Scorer, scorer_from, scores
 from kweek.train.objective import Likelihood, Objective
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.schedule import WarmupStableDecay
 from kweek.train.trainer import Trainer, fit
 
 LETTERS, PROMPTS, LENGTH = 6, 4, 3
-NUM_PAIRS, BATCH, UPDATES = 2000, 64, 200
+NUM_PAIRS, BATCH, UPDATES = 2000, 64, 100
 RATE = 2e-3  # the same for all
 ANSWERS = list(itertools.product(range(LETTERS), repeat=LENGTH))
 Update = Iterator[list[Batch]]
@@ -63,6 +61,9 @@ class Task:
     pairs: list[Pair]
     held_out: list[Pair]
     judged: list[Judged]
+
+
+Row = Callable[[Task, int], dict[str, float]]  # figures of an algorithm after some updates
 
 
 def fresh(seed: int) -> Network:
@@ -161,7 +162,7 @@ def learn(network: Any, objective: Objective, batches: Callable[[int], Update], 
     return fit(trainer, batches, updates, WarmupStableDecay(updates, decay=1.0)).flop
 
 
-def _by_pairs(objective: Objective) -> Callable[[Task, int], dict[str, float]]:
+def _by_pairs(objective: Objective) -> Row:
     def row(task: Task, updates: int) -> dict[str, float]:
         network = begin(task)
         batches = PairBatches(
@@ -200,8 +201,8 @@ def _kto(task: Task, updates: int) -> dict[str, float]:
     return measured(task, network, flop + strangers)
 
 
-def _reward_model(task: Task, updates: int) -> dict[str, float]:
-    """Judged by the best of four answers of the reference under it; there is no policy of its own."""
+def reward_model(task: Task, updates: int) -> tuple[Scorer, float]:
+    """A reward model of the pairs, and its FLOP."""
     scorer = scorer_from(begin(task))
     batches = PairBatches(
         task.pairs,
@@ -210,7 +211,12 @@ def _reward_model(task: Task, updates: int) -> dict[str, float]:
         seed=task.seed,
         segments=reward_segments,
     )
-    flop = learn(scorer, BradleyTerry(), batches, updates)
+    return scorer, learn(scorer, BradleyTerry(), batches, updates)
+
+
+def _best_of_four(task: Task, updates: int) -> dict[str, float]:
+    """The best of four answers of the reference under a reward model; there is no policy of its own."""
+    scorer, flop = reward_model(task, updates)
     rows = [[*prompt(p), *answer] for p in range(PROMPTS) for answer in ANSWERS]
     rewards = torch.stack(scores(scorer, rows))[:, 0].double().numpy().reshape(PROMPTS, -1)
     shares = _best_of(
@@ -241,8 +247,7 @@ def _best_of(shares: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
     return result
 
 
-#: Those that sample by themselves are in `common_policies`.
-ROWS: dict[str, Callable[[Task, int], dict[str, float]]] = {
+ROWS: dict[str, Row] = {
     "reference": _reference,
     "SFT on chosen answers": _sft,
     "DPO": _by_pairs(DPO(0.3)),
@@ -250,19 +255,19 @@ ROWS: dict[str, Callable[[Task, int], dict[str, float]]] = {
     "IPO": _by_pairs(IPO(0.3)),
     "SimPO": _by_pairs(SimPO()),
     "KTO": _kto,
-    "reward model, best of 4": _reward_model,
+    "reward model, best of 4": _best_of_four,
 }
 
 
-def table(seeds: list[int], updates: int = UPDATES) -> dict[str, dict[str, float]]:
-    """Every row, as means over the seeds."""
-    all_rows = ROWS | policy_rows(sys.modules[__name__])
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in all_rows}
-    for seed in seeds:
-        task = draw(seed)
-        for name, row in all_rows.items():
-            found[name].append(row(task, updates))
+def table(rows: Mapping[str, Row], seed: int, updates: int = UPDATES) -> dict[str, dict[str, float]]:
+    """Every row under one seed."""
+    task = draw(seed)
+    return {name: row(task, updates) for name, row in rows.items()}
+
+
+def means(tables: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Every row's means over the seeds."""
     return {
-        name: {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
-        for name, rows in found.items()
+        name: {key: round(float(np.mean([table[name][key] for table in tables])), 4) for key in row}
+        for name, row in tables[0].items()
     }

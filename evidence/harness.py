@@ -8,6 +8,7 @@ when the claim failed: a failed claim is a result.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,32 @@ def evidence(name: str, *, claim: str, run: Callable[[bool], dict[str, Any]]) ->
         "seconds": round(time.monotonic() - started, 1),
     }
     print(json.dumps(result, ensure_ascii=False))
+
+
+def kept(name: str, part: str, make: Callable[..., Any], *arguments: Any) -> Any:
+    """What `make` gives as plain JSON, or what it gave before with the same package: a measurement that was killed goes
+    on where it was. Who changes a script whose parts are kept deletes their folder, `runs/evidence-parts/AREA/NAME`.
+
+    Args:
+        name: AREA/NAME.
+        part: tells this part from the others; a file name.
+    """
+    from kweek.store.files import read_json, write_json
+
+    path = ROOT / "runs" / "evidence-parts" / name / f"{part}-{package()}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, make(*arguments))
+    return read_json(path)
+
+
+@cache
+def package() -> str:
+    """A short hash of the package's sources."""
+    found = hashlib.sha256()
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        found.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def commit() -> str:
@@ -88,6 +116,12 @@ def run_folder(seed: int = 0, *settings: str, recipe: str = "laptop") -> Path:
         check=True, stdout=sys.stderr,
     )  # fmt: skip
     return folder
+
+
+def taught(stage: str) -> Path:
+    """The model of a stage of the recipe `laptop`: of the finished run that KWEEK_RUN names, or of one made now."""
+    given = os.environ.get("KWEEK_RUN")
+    return (Path(given) if given else run_folder()) / "artifacts" / stage
 
 
 def records(folder: Path, kind: str) -> list[dict[str, Any]]:

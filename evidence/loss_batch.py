@@ -18,6 +18,7 @@ import torch
 from kweek.align.kto import Judged
 from kweek.align.pairs import Pair
 from kweek.align.process import Chain
+from kweek.align.sequences import network_logprobs
 from kweek.model.checkpoint import load_model, save_model
 from kweek.model.config import ModelConfig
 from kweek.model.network import Network
@@ -36,8 +37,8 @@ class Stored:
     Attributes:
         pairs: with margins and reference log-probabilities.
         judged: the sides of the pairs as single answers, with strangers.
-        old: by pair and side, the policy's earlier log-probability of every token.
-        advantages, returns, old_values: likewise, as a policy gradient and its critic read them.
+        old: by pair and side, the log-probability of every token when it was sampled.
+        returns, old_values: likewise, what a critic learns and what it has said.
         chains: the chosen sides, cut into steps.
         rewards: of every chosen and every rejected side.
     """
@@ -45,7 +46,6 @@ class Stored:
     pairs: list[Pair]
     judged: list[Judged]
     old: list[list[list[float]]]
-    advantages: list[list[list[float]]]
     returns: list[list[list[float]]]
     old_values: list[list[list[float]]]
     chains: list[Chain]
@@ -55,6 +55,13 @@ class Stored:
 def network(dtype: torch.dtype = torch.float64) -> Network:
     """The network, computing in `dtype`."""
     return _as(load_model(FOLDER), dtype)
+
+
+def teacher(dtype: torch.dtype = torch.float64) -> Network:
+    """Another network: the stored one with every row of its weights written backwards."""
+    made = load_model(FOLDER)
+    made.load_state_dict({name: value.flip(-1) for name, value in made.state_dict().items()})
+    return _as(made, dtype)
 
 
 def scorer(dtype: torch.dtype = torch.float64, *, per_token: bool = False) -> Scorer:
@@ -103,7 +110,7 @@ def load() -> Stored:
     ]
     streams = {
         name: [[row[side][name] for side in SIDES] for row in rows]
-        for name in ("old", "advantages", "returns", "old_values")
+        for name in ("old", "returns", "old_values")
     }
     chains = [
         Chain(row["chosen"]["ids"], chain["ends"], chain["first_wrong"])
@@ -129,6 +136,11 @@ def make() -> None:
     def floats(count: int, mean: float = 0.0, deviation: float = 1.0) -> list[float]:
         return [round(float(x), 4) for x in generator.normal(mean, deviation, count)]
 
+    def near(ids: list[int], mean: float, deviation: float) -> list[float]:
+        """Log-probabilities about as those of the network: what models say that were trained from it."""
+        own = network_logprobs(made, [ids])[0]
+        return [round(x + y, 4) for x, y in zip(own, floats(len(ids), mean, deviation), strict=True)]
+
     def sequence(prompt: list[int]) -> dict[str, Any]:
         length = int(generator.integers(2, 9))
         mask = [0] * len(prompt) + [1] * length
@@ -136,11 +148,9 @@ def make() -> None:
             mask[len(prompt) + 2] = 0  # what a tool returned in the middle of an answer
         ids = [*prompt, *generator.integers(0, PAD, length).tolist()]
         size = len(ids)
-        logs = [-abs(x) - 1.0 for x in floats(size, 1.0)]
         return {
-            "ids": ids, "mask": mask, "reference": logs,
-            "old": [round(x + y, 4) for x, y in zip(logs, floats(size, 0, 0.3), strict=True)],
-            "advantages": [floats(1)[0]] * size, "returns": floats(size), "old_values": floats(size, 0, 0.5),
+            "ids": ids, "mask": mask, "reference": near(ids, 0.0, 0.5), "old": near(ids, 0.0, 0.2),
+            "returns": floats(size), "old_values": floats(size, 0, 0.5),
         }  # fmt: skip
 
     rows: list[dict[str, Any]] = []

@@ -12,6 +12,7 @@ import loss_references as papers
 import numpy as np
 import torch
 from loss_batch import FOLDER, Stored
+from loss_distillation import distillation_cases
 from loss_policies import policy_cases
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from kweek.align.process import StepCorrectness, chain_segments
 from kweek.align.reward import BradleyTerry, judged_ids, reward_segments
 from kweek.align.sequences import micro_batches
 from kweek.align.simpo import SimPO
-from kweek.align.value import OLD_VALUE, RETURN, ValueRegression
+from kweek.align.value import RETURN, ValueRegression
 from kweek.data.batches import Batch, Segment, segment
 from kweek.model.network import Network
 from kweek.tokenize.chat import Chat
@@ -38,6 +39,7 @@ class Case:
     """One algorithm.
 
     Attributes:
+        objective: in a precision, which matters where it holds a network of its own.
         open: the network or scorer in a precision.
         units: what has to stay in one micro-batch, given the network (KTO asks it how far it has moved).
         reference: the loss of the whole update by the formula of the paper.
@@ -45,7 +47,7 @@ class Case:
     """
 
     name: str
-    objective: Objective
+    objective: Callable[[torch.dtype], Objective]
     open: Callable[[torch.dtype], Any]
     units: Callable[[Network], Units]
     reference: Callable[[Any], Tensor]
@@ -70,57 +72,61 @@ def cases(stored: Stored) -> list[Case]:
 
     policy, judge = loss_batch.network, loss_batch.scorer
     found = [
-        Case("SFT", Likelihood(), policy, lambda _: _sft_units(pairs), lambda net: _sft(net, pairs)),
-        Case("DPO", DPO(), policy, lambda _: pair_segments(plain), per_pair(plain, dpo(0.0)), "dpo"),
+        Case("SFT", always(Likelihood()), policy, lambda _: _sft_units(pairs), lambda net: _sft(net, pairs)),
+        Case("DPO", always(DPO()), policy, lambda _: pair_segments(plain), per_pair(plain, dpo(0.0)), "dpo"),
         Case(
-            "DPO, smoothed, with margins", DPO(label_smoothing=0.2), policy,
+            "DPO, smoothed, with margins", always(DPO(label_smoothing=0.2)), policy,
             lambda _: pair_segments(pairs), per_pair(pairs, dpo(0.2)),
         ),
         Case(
-            "IPO", IPO(0.3), policy, lambda _: pair_segments(pairs),
+            "IPO", always(IPO(0.3)), policy, lambda _: pair_segments(pairs),
             per_pair(pairs, lambda net, pair: papers.ipo(*_logprobs(net, pair), *_references(pair), 0.3)),
         ),
         Case(
-            "IPO, per token", IPO(0.3, per_token=True), policy, lambda _: pair_segments(pairs),
+            "IPO, per token", always(IPO(0.3, per_token=True)), policy, lambda _: pair_segments(pairs),
             per_pair(pairs, _ipo_per_token), "ipo_per_token",
         ),
-        Case("SimPO", SimPO(2.0, 0.7), policy, lambda _: pair_segments(pairs), per_pair(pairs, simpo), "simpo"),
+        Case("SimPO", always(SimPO(2.0, 0.7)), policy, lambda _: pair_segments(pairs), per_pair(pairs, simpo), "simpo"),
         Case(
-            "KTO", KTO(0.2, 1.2, 0.9), policy,
+            "KTO", always(KTO(0.2, 1.2, 0.9)), policy,
             lambda net: [[part] for part in judged_segments(stored.judged, moved(stored.judged, score_of(net)))],
             lambda net: _kto(net, stored), "kto",
         ),
         Case(
-            "reward model", BradleyTerry(0.02), judge, lambda _: reward_segments(pairs),
+            "reward model", always(BradleyTerry(0.02)), judge, lambda _: reward_segments(pairs),
             lambda net: _bradley_terry(net, pairs), "bradley_terry",
         ),
     ]  # fmt: skip
     tokens = lambda dtype: loss_batch.scorer(dtype, per_token=True)  # noqa: E731
-    for name, clip in (("critic", None), ("critic, clipped", 0.3)):
-        found.append(
-            Case(
-                name, ValueRegression(clip), tokens, lambda _: _value_units(stored),
-                lambda net, clip=clip: _values(net, stored, clip),
-            )
-        )  # fmt: skip
-    found.append(
+    found += [
         Case(
-            "process reward model", StepCorrectness(), tokens,
+            "critic", always(ValueRegression()), tokens, lambda _: _value_units(stored),
+            lambda net: _values(net, stored),
+        ),
+        Case(
+            "process reward model", always(StepCorrectness()), tokens,
             lambda _: [[part] for part in chain_segments(stored.chains)], lambda net: _steps(net, stored),
-        )
-    )  # fmt: skip
-    for name, objective, units, reference in policy_cases(stored):
-        found.append(Case(name, objective, policy, units, reference))
+        ),
+    ]  # fmt: skip
+    for name, objective, units, reference, trl in policy_cases(stored):
+        found.append(Case(name, always(objective), policy, lambda _, units=units: units, reference, trl))
+    for name, make, units, reference, trl in distillation_cases(stored):
+        found.append(Case(name, make, policy, lambda _, units=units: units, reference, trl))
     return found
+
+
+def always(objective: Objective) -> Callable[[torch.dtype], Objective]:
+    """The same in every precision."""
+    return lambda dtype: objective
 
 
 def ours(case: Case, dtype: torch.dtype) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients as training has them: packed, in micro-batches, through the objective."""
-    network = case.open(dtype)
+    network, objective = case.open(dtype), case.objective(dtype)
     total = 0.0
     for batch in batches(case, network):
         hidden_BTD = network(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask_B1TT)
-        loss = case.objective(network, hidden_BTD, batch).value
+        loss = objective(network, hidden_BTD, batch).value
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total, gradients(network)
@@ -238,22 +244,20 @@ def _value_units(stored: Stored) -> Units:
     units = []
     for number, pair in enumerate(stored.pairs):
         for side, answer in enumerate((pair.chosen, pair.rejected)):
-            streams = {RETURN: stored.returns[number][side], OLD_VALUE: stored.old_values[number][side]}
+            streams = {RETURN: stored.returns[number][side]}
             weights = np.asarray(answer.loss_mask, np.float32) / total
             units.append([segment(answer.token_ids, weights, streams)])
     return units
 
 
-def _values(scorer: Any, stored: Stored, clip: float | None) -> Tensor:
+def _values(scorer: Any, stored: Stored) -> Tensor:
     terms = []
     for number, pair in enumerate(stored.pairs):
         for side, answer in enumerate((pair.chosen, pair.rejected)):
             now_T = papers.judgements(scorer, answer.token_ids)
-            wanted, old = stored.returns[number][side], stored.old_values[number][side]
+            wanted = stored.returns[number][side]
             terms += [  # the value before token t is read at token t - 1
-                papers.value(now_T[t - 1], wanted[t], old[t], clip)
-                for t, own in enumerate(answer.loss_mask)
-                if own
+                papers.value(now_T[t - 1], wanted[t]) for t, own in enumerate(answer.loss_mask) if own
             ]
     return torch.stack(terms).mean()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import loss_references as papers
@@ -17,8 +18,9 @@ import torch
 from loss_batch import Stored
 from torch import Tensor
 
-from kweek.align.algorithms import ALGORITHMS, gspo
+from kweek.align.algorithms import ALGORITHMS, dapo, gspo
 from kweek.align.environment import Item
+from kweek.align.expert import demonstrations, select
 from kweek.align.lessons import Lesson, policy_segments
 from kweek.align.policy import Policy
 from kweek.align.prepared import prepare
@@ -27,7 +29,7 @@ from kweek.align.surrogate import objective_for, weights_suffice
 from kweek.data.batches import Segment
 from kweek.model.network import Network
 from kweek.protocols import Score
-from kweek.train.objective import Objective
+from kweek.train.objective import Likelihood, Objective
 
 LIMIT = 16  # the most tokens of an answer
 Units = Sequence[Sequence[Segment]]
@@ -49,14 +51,20 @@ class PolicyCase(NamedTuple):
 
     name: str
     objective: Objective
-    units: Callable[[Network], Units]
+    units: Units
     reference: Callable[[Any], Tensor]
+    trl: str | None
+
+
+#: Those that TRL computes too, at the same constants, by the names of its values.
+TRL = {"grpo": "grpo", "dr_grpo": "dr_grpo", "dapo, no penalty": "dapo", "gspo, wide": "gspo"}
 
 
 def policy_cases(stored: Stored) -> list[PolicyCase]:
     """Every algorithm by its name; GSPO with wider bounds too, so that not everything is clipped."""
     policies: dict[str, Policy] = {name: make() for name, make in ALGORITHMS.items()}
     policies["gspo, wide"] = gspo(clip=(0.3, 0.3))
+    policies["dapo, no penalty"] = dapo(overlong="keep", overlong_tokens=0)
     groups = answers(stored)
     found = []
     for name, policy in policies.items():
@@ -66,11 +74,25 @@ def policy_cases(stored: Stored) -> list[PolicyCase]:
         units: Units = [[part] for part in segments]
         found.append(
             PolicyCase(
-                name, objective_for(policy), lambda _, units=units: units,
-                lambda net, policy=policy: formula(net, groups, policy),
+                name, objective_for(policy), units,
+                lambda net, policy=policy: formula(net, groups, policy), TRL.get(name),
             )
         )  # fmt: skip
-    return found
+    return [*found, _expert(groups)]
+
+
+def _expert(groups: list[list[Answer]]) -> PolicyCase:
+    """Expert iteration, where a reward above 0 is right."""
+    parts = demonstrations(select([[_rollout(answer) for answer in group] for group in groups], right=0.0))
+    total = np.float32(sum(part.weights.sum() for part in parts))
+    right = [answer for group in groups for answer in group if answer.reward >= 0]
+
+    def reference(network: Network) -> Tensor:
+        logs = [papers.token_logprobs(network, answer.ids)[t] for answer in right for t in answer.own]
+        return -torch.stack(logs).mean()
+
+    units = [[replace(part, weights=part.weights / total)] for part in parts]
+    return PolicyCase("expert iteration", Likelihood(), units, reference, None)
 
 
 def answers(stored: Stored) -> list[list[Answer]]:
@@ -153,27 +175,29 @@ def formula(network: Network, groups: list[list[Answer]], policy: Policy) -> Ten
 
 def _advantages(groups: list[list[Answer]], policy: Policy) -> list[list[float]]:
     """By answer and chosen token."""
-    earned = [[_earned(answer, policy) for answer in group] for group in groups]
-    everything = [reward for group in earned for reward in group]
-    if policy.advantage == "generalised":
-        raw = [_from_values(answer, policy) for group in groups for answer in group]
+    if policy.advantage in ("generalised", "whitened"):
+        by_token = _from_values if policy.advantage == "generalised" else _to_come
+        raw = [by_token(answer, policy) for group in groups for answer in group]
         spread = [a for answer in raw for a in answer]
         mean, deviation = _mean(spread), math.sqrt(_mean([(a - _mean(spread)) ** 2 for a in spread]))
         return [[(a - mean) / (deviation + 1e-4) for a in answer] for answer in raw]
     found = []
-    for group, rewards in zip(groups, earned, strict=True):
+    for group in groups:
+        rewards = [_earned(answer, policy) for answer in group]
         for answer, reward in zip(group, rewards, strict=True):
-            if policy.advantage == "whitened":
-                centre = _mean(everything)
-                scale = math.sqrt(_mean([(r - centre) ** 2 for r in everything])) + 1e-4
-            else:
-                centre, scale = _mean(rewards), 1.0
+            centre, scale = _mean(rewards), 1.0
             if policy.advantage == "group_scaled":
                 scale = math.sqrt(sum((r - centre) ** 2 for r in rewards) / (len(rewards) - 1)) + 1e-4
             if policy.advantage == "leave_one_out":
                 centre = (sum(rewards) - reward) / (len(rewards) - 1)
             found.append([(reward - centre) / scale] * len(answer.own))
     return found
+
+
+def _to_come(answer: Answer, policy: Policy) -> list[float]:
+    """The reward less the divergence of every chosen token and those after it (REINFORCE++)."""
+    gaps = [answer.old[t] - answer.reference[t] for t in answer.own]
+    return [answer.reward - policy.kl_weight * sum(gaps[i:]) for i in range(len(gaps))]
 
 
 def _earned(answer: Answer, policy: Policy) -> float:

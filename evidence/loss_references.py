@@ -16,10 +16,15 @@ from kweek.model.network import Network
 from kweek.model.scorer import Scorer
 
 
+def logits(network: Network, ids: Sequence[int]) -> Tensor:
+    """At every token, of the one that follows, (T, V)."""
+    return network.logits(network(torch.tensor([list(ids)])))[0].double()
+
+
 def token_logprobs(network: Network, ids: Sequence[int]) -> list[Tensor]:
     """log pi of every token given those before it; the first has 0."""
-    logits = network.logits(network(torch.tensor([list(ids)])))[0].double()
-    normalised = logits - torch.logsumexp(logits, -1, keepdim=True)
+    said = logits(network, ids)
+    normalised = said - torch.logsumexp(said, -1, keepdim=True)
     return [torch.zeros((), dtype=torch.float64), *(normalised[i, ids[i + 1]] for i in range(len(ids) - 1))]
 
 
@@ -62,6 +67,18 @@ def bradley_terry(rc: Tensor, rr: Tensor, margin: float, centring: float) -> Ten
     return torch.log(1 + torch.exp(rr - rc + margin)) + centring * (rc + rr) ** 2
 
 
+def jensen_shannon(p: Tensor, q: Tensor, beta: float) -> Tensor:
+    """Agarwal et al. 2024 (GKD), equation 1, of the shares of one token; at 0 and 1 the forward and the reverse KL."""
+
+    def kl(a: Tensor, b: Tensor) -> Tensor:
+        return (a * torch.log(a / b)).sum()
+
+    if beta in (0, 1):
+        return kl(p, q) if beta == 0 else kl(q, p)
+    mixture = beta * p + (1 - beta) * q
+    return beta * kl(p, mixture) + (1 - beta) * kl(q, mixture)
+
+
 def judgements(scorer: Scorer, ids: Sequence[int]) -> Tensor:
     """What a scorer says at every token, (T,)."""
     hidden = scorer(torch.tensor([list(ids)]))[0].double()
@@ -69,15 +86,9 @@ def judgements(scorer: Scorer, ids: Sequence[int]) -> Tensor:
     return result if scorer.score.bias is None else result + scorer.score.bias.double()
 
 
-def value(now: Tensor, wanted: float, old: float, clip: float | None) -> Tensor:
-    """PPO's value loss: half the square, or half the larger of it and the clipped one."""
-    square = 0.5 * (now - wanted) ** 2
-    if clip is None:
-        return square
-    near = old + min(max(float(now.detach()) - old, -clip), clip)
-    moved = now if near == float(now.detach()) else torch.tensor(near, dtype=torch.float64)
-    clipped = 0.5 * (moved - wanted) ** 2
-    return square if square >= clipped else clipped
+def value(now: Tensor, wanted: float) -> Tensor:
+    """PPO's value loss."""
+    return 0.5 * (now - wanted) ** 2
 
 
 def step(logit: Tensor, right: bool) -> Tensor:

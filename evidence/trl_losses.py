@@ -18,16 +18,14 @@ import trl
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.gkd import GKDTrainer
 
 FOLDER = Path(__file__).resolve().parent / "loss_batch"
 BATCH = json.loads((FOLDER / "batch.json").read_text())
 PAD = 23
 SIDES = ("chosen", "rejected")
-#: One of each kind of parameter; all of them would fill half a megabyte.
-KEPT = (
-    "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight",
-    "model.norm.weight", "lm_head.weight", "score.weight",
-)  # fmt: skip
+#: Of the head and of the first layer, through everything above it; all of them would fill half a megabyte.
+KEPT = ("model.layers.0.self_attn.q_proj.weight", "model.norm.weight", "lm_head.weight", "score.weight")
 
 
 def tokenizer() -> Any:
@@ -177,6 +175,68 @@ def reward(folder: str, **settings: Any) -> dict[str, Any]:
     return measured(network, trainer.compute_loss(network, inputs))
 
 
+def advantages(scale: bool) -> torch.Tensor:
+    """Of both answers to every prompt, as TRL makes them of rewards."""
+    rewards = torch.tensor([row["rewards"] for row in BATCH["pairs"]], dtype=torch.float64)
+    centred = rewards - rewards.mean(1, keepdim=True)
+    return (centred / (rewards.std(1, keepdim=True) + 1e-4) if scale else centred).flatten()
+
+
+def grpo(folder: str, scale: bool, **settings: Any) -> dict[str, Any]:
+    """GRPO and its kin: prompts padded on the left, answers on the right, results of tools masked."""
+    network = model()
+    arguments = options(folder) | {"per_device_train_batch_size": 2}
+    trainer = trl.GRPOTrainer(
+        model=network,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=trl.GRPOConfig(**arguments, num_generations=2, max_completion_length=16, **settings),
+        train_dataset=Dataset.from_list([{"prompt": "1"}]),
+        processing_class=tokenizer(),
+    )
+    flat = [row[side] for row in BATCH["pairs"] for side in SIDES]
+    starts = [row["mask"].index(1) for row in flat]
+    before, after = max(starts), max(len(row["ids"]) - start for row, start in zip(flat, starts, strict=True))
+
+    def answers(name: str, with_: Any, dtype: Any) -> torch.Tensor:
+        rows = [row[name][start:] for row, start in zip(flat, starts, strict=True)]
+        return torch.tensor([row + [with_] * (after - len(row)) for row in rows], dtype=dtype)
+
+    prompts = [row["ids"][:start] for row, start in zip(flat, starts, strict=True)]
+    there = [[1] * len(row["ids"][start:]) for row, start in zip(flat, starts, strict=True)]
+    inputs = {
+        "prompt_ids": torch.tensor([[PAD] * (before - len(ids)) + ids for ids in prompts]),
+        "prompt_mask": torch.tensor([[0] * (before - len(ids)) + [1] * len(ids) for ids in prompts]),
+        "completion_ids": answers("ids", PAD, torch.long),
+        "completion_mask": torch.tensor([row + [0] * (after - len(row)) for row in there]),
+        "tool_mask": answers("mask", 0, torch.long),
+        "old_per_token_logps": answers("old", 0.0, torch.float64),
+        "ref_per_token_logps": answers("reference", 0.0, torch.float64),
+        "advantages": advantages(scale),
+        "num_items_in_batch": torch.tensor(float(sum(sum(row["mask"]) for row in flat))),
+    }
+    network.eval()  # else TRL divides by the micro-batches of its own loop
+    return measured(network, trainer._compute_loss(network, inputs))
+
+
+def distillation(beta: float) -> dict[str, Any]:
+    """The divergence of GKD on the chosen answers, from a teacher whose rows are written backwards."""
+    network, teacher = model(), model()
+    teacher.load_state_dict({name: value.flip(-1) for name, value in teacher.state_dict().items()})
+    inputs = padded([row["chosen"] for row in BATCH["pairs"]])
+    labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)[:, 1:]
+    read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        wanted = teacher(**read).logits[:, :-1]
+    loss = GKDTrainer.generalized_jsd_loss(
+        network(**read).logits[:, :-1],
+        wanted,
+        labels,
+        beta=beta,
+        num_items_in_batch=int((labels != -100).sum()),
+    )
+    return measured(network, loss)
+
+
 def main() -> None:
     """Measure and write."""
     transformers.models.qwen3.modeling_qwen3.Qwen3RMSNorm.forward = exact_norm
@@ -187,6 +247,24 @@ def main() -> None:
             "kto": kto(folder, beta=0.2, desirable_weight=1.2, undesirable_weight=0.9),
             "simpo": simpo(folder, beta=2.0, simpo_gamma=0.7),
             "bradley_terry": reward(folder, center_rewards_coefficient=0.02),
+            # The paper's divergence: by default TRL multiplies it by the ratio.
+            "grpo": grpo(
+                folder, True, loss_type="grpo", beta=0.04, epsilon=0.2, use_bias_correction_kl=False
+            ),
+            "dr_grpo": grpo(folder, False, loss_type="dr_grpo", beta=0.0, epsilon=0.2),
+            "dapo": grpo(folder, True, loss_type="dapo", beta=0.0, epsilon=0.2, epsilon_high=0.28),
+            "gspo": grpo(
+                folder,
+                True,
+                loss_type="grpo",
+                beta=0.0,
+                epsilon=0.3,
+                epsilon_high=0.3,
+                importance_sampling_level="sequence",
+            ),
+            "gkd_forward": distillation(0.0),
+            "gkd_between": distillation(0.3),
+            "gkd_reverse": distillation(1.0),
         }
     versions = {"trl": trl.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
     (FOLDER / "trl.json").write_text(json.dumps({"versions": versions, "losses": found}))

@@ -1,5 +1,5 @@
-"""A training step of SmolLM2-135M-Instruct with an adapter against one of all its weights, interleaved, on one thread,
-and the bytes that each keeps."""
+"""A training step of SmolLM2-135M-Instruct with an adapter against one of all its weights, interleaved, on one
+thread, and the bytes that each keeps."""
 
 from __future__ import annotations
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import common_policies
 import common_task
 import loss_batch
 import tabular
+import tabular_policies
 import torch
-from harness import evidence
+from harness import evidence, kept
 from loss_cases import Case, cases, difference, ours, peers, theirs
-from tabular_policies import POLICY_PROBLEMS
 
 TOLERANCE = 1e-6
 
@@ -32,17 +33,28 @@ def compared(case: Case) -> dict[str, Any]:
     }
 
 
+def solved(seed: int) -> list[dict[str, Any]]:
+    """The tabular problems of one seed."""
+    found = [problem(seed) for problem in (*tabular.PROBLEMS, *tabular_policies.PROBLEMS)]
+    return [
+        {"algorithm": one.algorithm, "optimum": one.optimum, "distance": one.distance, "seed": seed,
+         "passed": one.passed}
+        for one in found
+    ]  # fmt: skip
+
+
 def run(quick: bool) -> dict[str, Any]:
-    """All algorithms; one seed of the tables when quick."""
+    """All algorithms; the tables under one seed, the common task under three, or one when quick."""
     torch.set_num_threads(1)
     seeds = [0] if quick else [0, 1, 2]
     losses = [compared(case) for case in cases(loss_batch.load())]
-    optima = [
-        {"algorithm": found.algorithm, "optimum": found.optimum, "distance": found.distance, "seed": seed,
-         "passed": found.passed}
+    optima = kept("align/losses", "tables-0", solved, 0)
+    updates = common_task.UPDATES // (4 if quick else 1)
+    rows = common_task.ROWS | common_policies.rows()
+    tables = [
+        kept("align/losses", f"task-{seed}-{updates}", common_task.table, rows, seed, updates)
         for seed in seeds
-        for found in (problem(seed) for problem in (*tabular.PROBLEMS, *POLICY_PROBLEMS))
-    ]  # fmt: skip
+    ]
     versions = json.loads((loss_batch.FOLDER / "trl.json").read_text())["versions"]
     worst = max(
         value
@@ -63,7 +75,7 @@ def run(quick: bool) -> dict[str, Any]:
             "losses and gradients": losses,
             "TRL": versions,
             "tabular optima": optima,
-            "common task": common_task.table(seeds, common_task.UPDATES // (4 if quick else 1)),
+            "common task": common_task.means(tables),
         },
         "passed": all(row["passed"] for row in [*losses, *optima]),
     }

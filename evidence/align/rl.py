@@ -1,29 +1,27 @@
 """Four ways to learn from rewards, from one model taught by chats: accuracy against FLOP on one axis.
 
-The start is the model `sft` of the recipe `laptop` (a finished run folder may be given as KWEEK_RUN); the reward is 1
-for the right number. GRPO, RLOO, PPO and expert iteration each spend the same FLOP, all of them counted: sampling,
-updates, critic, reference. Nothing is replayed beside them. Greedy accuracy on held-out problems is measured along the
-way, at no charge; at the end on more problems, with pass@16, and beside the control that tells learning from choosing:
-the starting model, forced to open with a call of the calculator.
+The start is the model `sft` of the recipe `laptop` (a finished run folder may be given as KWEEK_RUN); the reward is
+1 for the right number. GRPO, RLOO, PPO and expert iteration each spend the same FLOP, all of them counted:
+sampling, updates, critic, reference. Nothing is replayed beside them. Greedy accuracy on held-out problems is
+measured along the way, at no charge; at the end on more problems, with pass@16, and beside the control that tells
+learning from choosing: the model forced to open with a call of the calculator, before and after.
 
 Per seed and algorithm the gain over the start is a paired test over the same problems. Between algorithms, every
-problem counts the share of seeds that solve it, which is paired again. The picture is docs/reinforcement.svg.
+problem counts the share of seeds that solve it, which is paired again. The picture is docs/reinforcement.svg. A
+measurement that was killed goes on after the last seed of an algorithm that was finished.
 """
 
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import ROOT, evidence, run_folder
+from harness import ROOT, evidence, kept, taught
 from progress_chart import Curve, Level, draw
 
 from kweek.align.algorithms import grpo, ppo, rloo
@@ -57,7 +55,7 @@ from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.trainer import Trainer
 
 SEEDS = (0, 1, 2, 3, 4)
-BUDGET, QUICK_BUDGET = 5e12, 4e11  # FLOP: some fifty updates of the recipe's stage
+BUDGET, QUICK_BUDGET = 5e12, 4e11  # FLOP
 POINTS = 10  # measurements along the way
 HELD_OUT, PASSED, SAMPLES = 400, 100, 16
 RATE = 2.5e-4  # the recipe's
@@ -95,12 +93,6 @@ class Budget:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `Guard`."""
-
-
-def start() -> Path:
-    """The folder of the model taught by chats."""
-    given = os.environ.get("KWEEK_RUN")
-    return (Path(given) if given else run_folder()) / "artifacts" / "sft"
 
 
 def trainer_of(network: Network, rate: float) -> Trainer:
@@ -184,8 +176,7 @@ def one(folder: Path, name: str, seed: int, quick: bool) -> dict[str, Any]:
         else:
             by_policy(name, network, tokenizer, budget, seed)
         found["curve"] = budget.curve
-    else:
-        found["forced"] = forced(network, tokenizer, count)
+    found["forced"] = forced(network, tokenizer, count)
     found["greedy"] = greedy(network, tokenizer, items)
     found["pass"] = passed(network, tokenizer, items[: 20 if quick else PASSED])
     return found | {"seconds": time.monotonic() - started}
@@ -216,6 +207,9 @@ def told(name: str, runs: Sequence[dict[str, Any]], begun: dict[str, Any]) -> di
         "gain": list(paired_difference(shares, begun["greedy"])[:3]),
         "gains_by_seed": [list(paired_difference(run["greedy"], begun["greedy"])[:3]) for run in mine],
         "beyond_forced": list(paired_difference(shares, begun["forced"])[:3]),
+        "gain_where_forced": list(
+            paired_difference(np.mean([r["forced"] for r in mine], axis=0), begun["forced"])[:3]
+        ),
         "pass_at_16_gain": list(
             paired_difference(np.mean([r["pass"] for r in mine], axis=0), begun["pass"])[:3]
         ),
@@ -225,13 +219,16 @@ def told(name: str, runs: Sequence[dict[str, Any]], begun: dict[str, Any]) -> di
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """Every algorithm and seed, two processes side by side."""
+    """Every seed of every algorithm, one after the other."""
     seeds = SEEDS[: 1 if quick else None]
-    folder = start()
-    with ProcessPoolExecutor(1 if quick else 2, get_context("spawn")) as workers:
-        first = workers.submit(one, folder, "", 0, quick)
-        jobs = [workers.submit(one, folder, name, seed, quick) for seed in seeds for name in ALGORITHMS]
-        begun, runs = first.result(), [job.result() for job in jobs]
+    folder = taught("sft")
+
+    def kept_one(name: str, seed: int) -> Any:
+        part = f"{name or 'start'}-{seed}{'-quick' if quick else ''}".replace(" ", "-")
+        return kept("align/rl", part, one, folder, name, seed, quick)
+
+    begun = kept_one("", 0)
+    runs = [kept_one(name, seed) for seed in seeds for name in ALGORITHMS]
     rows = [told(name, runs, begun) for name in ALGORITHMS]
     shares = {
         name: np.mean([found["greedy"] for found in runs if found["name"] == name], axis=0)
@@ -265,12 +262,13 @@ def run(quick: bool) -> dict[str, Any]:
             "between": pairs,
             "flop": QUICK_BUDGET if quick else BUDGET,
             "curves": {curve.name: list(curve.points) for curve in drawn},
+            "raw_curves": [{key: run[key] for key in ("name", "seed", "curve")} for run in runs],
         },
         "passed": all(gain[1] > 0 for row in rows for gain in row["gains_by_seed"]),
     }
 
 
-if __name__ == "__main__":  # the other processes import this file
+if __name__ == "__main__":
     evidence(
         "align/rl",
         claim="GRPO, RLOO, PPO and expert iteration, from one SFT model at equal FLOP: each gains on held-out problems "

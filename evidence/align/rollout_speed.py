@@ -2,9 +2,9 @@
 
 Both start from the model `sft` of the recipe `laptop` (a finished run folder may be given as KWEEK_RUN) and see the
 same problems in the same order: Dr. GRPO on 24 problems with 8 samples each, at most 64 new tokens, temperature 1,
-AdamW at one rate, one update per batch, fp32, one thread. No tool, which TRL could not force into a generation. Blocks
-of steps alternate, one side waiting while the other works; imports, loading and the first step of each side are not
-counted.
+AdamW at one rate, one update per batch, fp32, one thread. No tool, which TRL could not force into a generation.
+Blocks of steps alternate, one side waiting while the other works; imports, loading and the first step of each side
+are not counted.
 
 TRL lives in an environment of its own, whose interpreter KWEEK_TRL names:
 

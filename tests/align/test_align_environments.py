@@ -1,6 +1,8 @@
 """Environments: items that follow from their key, splits that follow from content, episodes that never raise."""
 
+import contextlib
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -10,21 +12,24 @@ from kweek.align.audit.environment import ODD_MESSAGES, audit_environment
 from kweek.align.audit.finding import require_sound
 from kweek.align.environment import Item
 from kweek.align.environments.corrected import Corrected
+from kweek.align.environments.fitting import Fitting
 from kweek.align.environments.guessing import Guessing, game, num_guesses
-from kweek.align.environments.named import environment
+from kweek.align.environments.named import environment, source_of
 from kweek.align.environments.pool import Pool, split_of
 from kweek.align.environments.single_turn import SingleTurn, answer_of
-from kweek.align.environments.stories import Stories
 from kweek.align.environments.tool_using import ToolUsing
 from kweek.align.environments.tools import CALCULATOR
+from kweek.align.sampling import sample
+from kweek.align.turns import answer_of as message_of
 from kweek.align.verifier import whole_number
+from kweek.align.word_problems import WordProblems
 from kweek.data import stories
-from kweek.errors import ConfigError, DataError
+from kweek.errors import ConfigError, DataError, GuardError
 from kweek.evaluate.problems import Asker
-from kweek.protocols import Completion
+from kweek.protocols import Completion, Score
 from kweek.system.calculator import Calculator
 from kweek.tokenize import bpe
-from kweek.tokenize.chat import encode_prompt, encode_trusted, parse_completion
+from kweek.tokenize.chat import encode_prompt, encode_trusted
 
 SPLITS = ("train", "validation", "test")
 
@@ -39,10 +44,10 @@ def said(text):
 
 ENVIRONMENTS = {
     "single": SingleTurn("sums", sums(400), whole_number),
-    "stories": Stories(share_sums=0.2),
+    "stories": WordProblems(share_sums=0.2),
     "guessing": Guessing(),
-    "corrected": Corrected(Stories()),
-    "tools": ToolUsing(Stories(), [CALCULATOR]),
+    "corrected": Corrected(WordProblems()),
+    "tools": ToolUsing(WordProblems(), [CALCULATOR]),
 }
 
 
@@ -66,6 +71,29 @@ def test_items_follow_from_the_key_and_splits_share_nothing(name):
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_environments_pass_the_audit(name):
     require_sound(audit_environment(ENVIRONMENTS[name], count=30))
+
+
+@pytest.mark.parametrize("wrap", [lambda made: made, Corrected, lambda made: ToolUsing(made, [CALCULATOR])])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (lambda: 1 // 0, "raises"),
+        (lambda: os._exit(1), "hangs or dies"),
+        (lambda: float("nan"), "returns what is no number from 0 to 1"),
+        (lambda: Score(0.0, False, "out of order"), "reports errors of its own"),
+    ],
+)
+def test_an_audit_sees_the_faults_of_the_function_itself(wrap, fault, said):
+    """Not those that training would see of it, through the process that keeps them from it."""
+
+    def judge(answer, gold):
+        return float(answer == gold) if answer.isdigit() else fault()
+
+    found = audit_environment(wrap(SingleTurn("sums", sums(60), judge)), count=12)
+    failed = [finding.attack for finding in found if finding.group == "behaviour" and not finding.passed]
+    assert said in failed
+    with pytest.raises(GuardError, match=f"the verifier {said}"):
+        require_sound([finding for finding in found if finding.attack == said])
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
@@ -120,6 +148,50 @@ def tokenizer():
     return bpe.train(stories.sample_texts("environments", 300, "train"), 416)
 
 
+def said_by_a_model(ids):
+    return Completion(ids, [True] * len(ids), [-1.0] * len(ids), "stop", 1, 1.0)
+
+
+class Script:
+    """A model that says one text after another, whatever it is asked."""
+
+    def __init__(self, tokenizer, texts):
+        end = tokenizer.special["<|im_end|>"]
+        self._answers = [[*tokenizer.encode(text), end] for text in texts]
+
+    def generate(self, requests, on_token=None):
+        return [said_by_a_model(self._answers.pop(0)) for _ in requests]
+
+    def score(self, sequences):
+        raise NotImplementedError
+
+
+CALL = '<tool_call>{"name": "calculator", "arguments": {"expression": "6*7"}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "roles", "value"),
+    [
+        ("stories", ["{gold}"], "ua", 1.0),
+        ("corrected", ["no", "{gold}"], "uaua", 0.5),
+        ("tools", [CALL, "<tool_call>?</tool_call>", "{gold}"], "suatata", 1.0),
+        ("guessing", ["{gold}"], "ua", 1.0),
+    ],
+)
+def test_environments_are_played_by_rollouts(tokenizer, name, texts, roles, value):
+    made = ENVIRONMENTS[name]
+    item = made.items("play", 1, "train")[0]
+    model = Script(tokenizer, [text.replace("{gold}", item.gold) for text in texts])
+    rollout = sample(model, tokenizer, made, [item], samples=1, key="k")[0][0]
+    assert rollout.score.value == value and rollout.score.error is None
+    assert "".join(message["role"][0] for message in rollout.messages) == roles
+    own = [index for index, mine in zip(rollout.token_ids, rollout.sampled, strict=True) if mine]
+    assert tokenizer.decode(own).startswith(texts[0].replace("{gold}", item.gold))
+    if name == "tools":
+        assert next(m["content"] for m in rollout.messages if m["role"] == "tool") == "42"
+        assert rollout.score.parts["unreadable calls"] == 1.0
+
+
 ANSWERS = (
     "{gold}", "<think>1+1=2</think>{gold}", "<think><tool>1+1<result>2</result></think>\n{gold} ", "<think>1+1=2",
     "<think></think>{gold} or so", "</think>{gold}", "<think>1</think>5</think>{gold}", "", "<tool>", "0{gold}",
@@ -127,7 +199,7 @@ ANSWERS = (
 
 
 def test_stories_are_those_of_the_recipe(tokenizer):
-    made = Stories(share_sums=0.1)
+    made = WordProblems(share_sums=0.1)
     asker = Asker(tokenizer, whole_number, Calculator(tokenizer))
     problems = stories.problems("rl/0/3", 12, "train", share_sums=0.1)
     items = made.items("rl/0/3", 12, "train")
@@ -140,11 +212,9 @@ def test_stories_are_those_of_the_recipe(tokenizer):
                 *encode_trusted(tokenizer, form.format(gold=problem.answer)),
                 tokenizer.special["<|im_end|>"],
             ]
-            outcome = asker.read(
-                problem, Completion(ids, [True] * len(ids), [0.0] * len(ids), "stop", 1, 1.0)
-            )
+            outcome = asker.read(problem, said_by_a_model(ids))
             episode = made.begin(item)
-            episode.step({"role": "assistant", **parse_completion(tokenizer, ids)})
+            episode.step(message_of(tokenizer, ids, []))
             score = episode.score()
             assert (score.value == 1.0, score.parsed) == (outcome.correct, outcome.parsed), form
 
@@ -173,6 +243,25 @@ def test_a_game_tells_what_is_no_guess():
         Guessing(sizes=())
 
 
+def test_prompts_that_leave_no_room_are_left_out(tokenizer):
+    """They are many tokens in few, so that what fits follows from the tokenizer."""
+    items = [
+        Item(
+            ({"role": "user", "content": f"What is {i}+{i}?" + " Think." * (40 * (i % 3 == 0))},), str(2 * i)
+        )
+        for i in range(90)
+    ]
+    made = Fitting(SingleTurn("sums", items, whole_number, max_new_tokens=20), tokenizer, 90)
+    found = made.items("k", 30, "train")
+    assert len(found) == 30 and found == made.items("k", 60, "train")[:30]
+    assert all(len(encode_prompt(tokenizer, item.messages)) <= 70 for item in found)
+    assert 20 <= len(made.too_long) <= 30 and not made.too_long & {item.id for item in found}
+    assert len(made.items("k", 1000, "train")) < 62
+    assert made.begin(found[0]).step(said(found[0].gold)) == () and made.max_turns == 1
+    with pytest.raises(DataError, match="no prompt leaves room for an answer of 20 tokens in 24 positions"):
+        Fitting(made.inner, tokenizer, 24).items("k", 3, "train")
+
+
 def test_second_thoughts_are_worth_less():
     made = Corrected(SingleTurn("sums", sums(40), whole_number), max_turns=3)
     item = sums(40)[6]
@@ -186,7 +275,7 @@ def test_second_thoughts_are_worth_less():
     with pytest.raises(ConfigError, match="several turns already"):
         Corrected(Guessing())
     with pytest.raises(ConfigError, match="at least two turns"):
-        Corrected(Stories(), max_turns=1)
+        Corrected(WordProblems(), max_turns=1)
 
 
 def test_a_verifier_that_fails_ends_the_attempt_with_its_error():
@@ -217,3 +306,37 @@ def test_environments_by_name(tmp_path, monkeypatch):
             environment(name)
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "1+1?", "gold": 2, "verifier": "number"}))
     assert environment(str(tmp_path / "p.jsonl")).name == "p"
+
+
+def test_a_python_file_gives_an_environment_with_options_and_a_judge_for_prompts(tmp_path):
+    mine, prompts = tmp_path / "own_tasks_of_a_test.py", tmp_path / "prompts.jsonl"
+    mine.write_text(
+        "from kweek.align.environments.guessing import Guessing\n"
+        "def game(sizes=(16,)):\n    return Guessing(sizes=sizes)\n"
+        "def contains(answer, gold):\n    return gold in answer\n"
+    )
+    prompts.write_text(
+        '{"prompt": "Which colour?", "gold": "red"}\n'
+        '{"prompt": "How many?", "gold": "7", "verifier": "whole_number"}\n'
+    )
+    assert environment(f"{mine}:game", options={"sizes": [32, 64]}).sizes == (32, 64)
+    with pytest.raises(ConfigError, match="sizes"):
+        environment(f"{mine}:game", options={"size": 32})
+    made = environment(str(prompts), verifier=f"{mine}:contains")
+    scores = {}
+    for split in SPLITS:
+        with contextlib.suppress(DataError):
+            for item in made.items("key", 2, split):
+                episode = made.begin(item)
+                episode.step(said(f"it is {item.gold}"))
+                scores[item.gold] = episode.score().value
+    assert scores == {"red": 1.0, "7": 0.0}  # the second names a judge of its own, which takes numbers alone
+    assert source_of(f"{mine}:game") == mine and source_of(str(prompts)) == prompts
+    assert source_of("stories") is None and source_of("gym:chain_sum") is None
+
+
+def test_a_python_file_that_is_not_there_or_is_hidden_by_a_module_is_told(tmp_path):
+    (tmp_path / "json.py").write_text("def game():\n    return None\n")
+    for name, words in [("nothing.py:game", "no file"), ("json.py:game", "another module is called json")]:
+        with pytest.raises(ConfigError, match=words):
+            environment(f"{tmp_path}/{name}")

@@ -232,6 +232,24 @@ def test_whitened_rewards_need_no_groups():
     assert signs == [1.0, -1.0, -1.0, 1.0] and found.skipped == 0
 
 
+def test_a_whitened_token_pays_for_itself_and_those_after_it():
+    network, reference = small_policy(), Reference(small_policy(seed=5))
+    one = learner(reinforce_plus_plus(kl_weight=0.2), network, reference=reference)
+    groups = drawn(network)
+    found = one.prepare(groups)
+    rollouts = [rollout for group in groups for rollout in group]
+    raw = []
+    for rollout, theirs in zip(rollouts, reference.logprobs(rollouts), strict=True):
+        gaps = (np.asarray(rollout.logprobs) - theirs)[np.asarray(rollout.sampled)]
+        raw.append([rollout.score.value - 0.2 * gaps[i:].sum() for i in range(len(gaps))])
+    together = np.concatenate(raw)
+    for lesson, expected in zip(found.lessons, raw, strict=True):
+        own = np.asarray(lesson.rollout.sampled)
+        white = (np.asarray(expected) - together.mean()) / (together.std() + 1e-4)
+        assert lesson.advantages[own] == pytest.approx(white, abs=1e-4)
+        assert not lesson.advantages[~own].any()
+
+
 def test_a_critic_learns_what_is_still_to_be_earned():
     network = small_policy()
     critic = Critic(small_trainer(scorer_from(network, per_token=True), 2e-2))

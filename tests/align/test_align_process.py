@@ -1,10 +1,9 @@
-"""Judging steps and tokens: what carries loss, the prediction of the first wrong step, values and their clip."""
+"""Judging steps and tokens: what carries loss, the prediction of the first wrong step, values."""
 
 import itertools
 
 import numpy as np
 import pytest
-import torch
 from align_networks import small_network, small_trainer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from kweek.align.process import Chain, StepCorrectness, chain_segments, first_wrong, step_probabilities
 from kweek.align.value import ValueRegression
 from kweek.data.batches import collate, pack, segment
-from kweek.errors import ConfigError, DataError
+from kweek.errors import DataError
 from kweek.model.scorer import scorer_from
 
 
@@ -85,29 +84,10 @@ def test_a_value_is_that_of_the_state_before_a_token():
     )
 
 
-def test_a_clipped_value_does_not_run_away():
-    scorer = scorer_from(small_network(), per_token=True)
-    with torch.no_grad():
-        scorer.score.bias.fill_(1.0)
-    streams = {"return": [0.0, 3.0], "old_value": [0.0, 0.0]}
-    batch = collate([[segment([1, 2], None, streams)]])
-    # The value has left the old one by more than .2 on the way to its return: nothing pulls it further.
-    loss = small_trainer(scorer, ValueRegression(0.2)).loss(batch)
-    assert float(loss.value.detach()) == pytest.approx(0.5 * 2.8**2)
-    (gradient,) = torch.autograd.grad(loss.value, [scorer.score.bias])
-    assert float(gradient) == 0.0
-
-
-def test_missing_labels_and_impossible_clips_are_refused():
+def test_missing_labels_are_refused():
     scorer = scorer_from(small_network(), per_token=True)
     batch = collate([[segment([1, 2, 3])]])
     with pytest.raises(DataError, match="no labelled steps"):
         small_trainer(scorer, StepCorrectness()).loss(batch)
     with pytest.raises(DataError, match="'return'"):
         small_trainer(scorer, ValueRegression()).loss(batch)
-    with pytest.raises(DataError, match="'old_value'"):
-        small_trainer(scorer, ValueRegression(0.1)).loss(
-            collate([[segment([1, 2], None, {"return": [0.0, 1.0]})]])
-        )
-    with pytest.raises(ConfigError):
-        ValueRegression(0.0)

@@ -8,9 +8,9 @@ import torch
 from align_networks import VOCABULARY, random_pairs, small_network
 
 from kweek.align.environment import Item
-from kweek.align.pairs import pair
+from kweek.align.pairs import Pair, pair, usable
 from kweek.align.ranking import rank_pairs, ranking
-from kweek.align.reward import RewardModel, judged_ids, reward_segments, train_reward_model
+from kweek.align.reward import RewardModel, before_padding, judged_ids, reward_segments, train_reward_model
 from kweek.align.rollout import Rollout
 from kweek.data import stories
 from kweek.errors import CheckpointError, ConfigError, DataError
@@ -45,6 +45,18 @@ def test_the_reward_is_read_where_an_answer_ends():
     assert part[1].ids.tolist() == [1, 2, 5] and part[1].labels["sign"] == -1.0
     with pytest.raises(DataError):
         judged_ids(Chat([1, 2], [-1, -1]))
+
+
+def test_a_reward_is_read_before_padding_that_was_sampled(tokenizer):
+    scorer = scorer_from(small_network(), pad_token_id=0)
+    scorer.head_weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    model = RewardModel(scorer, tokenizer, tokenizer)
+    plain, padded, empty = (Chat([5, 6, *ids], [-1, -1, *[0] * len(ids)]) for ids in ([7, 8], [7, 8, 0], [0]))
+    first, second, third = model.rewards([plain, padded, empty])
+    assert first == second != third
+    cut = before_padding(Pair(padded, empty), 0)
+    assert cut.chosen.token_ids == [5, 6, 7, 8] and not any(cut.rejected.loss_mask)
+    assert usable([cut], 9)[0] == [], "an answer of nothing teaches nothing"
 
 
 def test_training_learns_what_the_pairs_prefer():
@@ -110,7 +122,17 @@ def test_another_tokenizer_is_refused(tokenizer, tmp_path):
     assert rank_pairs(model, [made]).num_pairs == 1
     torch.nn.init.normal_(model.scorer.score.weight, generator=torch.Generator().manual_seed(1))
     ids, sampled = made.chosen.token_ids, made.chosen.loss_mask
-    told = Rollout(Item(()), [*ids, 7], 0, [*sampled, False], [], (), Score(0.0, True), "stop", 0.0)
+    told = Rollout(
+        Item(({"role": "user", "content": "?"},)),
+        [*ids, 7],
+        0,
+        [*sampled, False],
+        [],
+        (),
+        Score(0.0, True),
+        "stop",
+        0.0,
+    )
     assert [score.value for score in model([told])] == model.rewards([made.chosen]), (
         "what a tool says is not read"
     )

@@ -26,6 +26,9 @@ INPUTS: dict[str, tuple[str, dict[str, str]]] = {
     "few_rl": ("reinforce", {"model": "few_sft", "corpus": "corpus"}),
     "many_sft": ("sft", {"model": "base", "corpus": "corpus"}),
     "quantized": ("quantize", {"model": "rl", "corpus": "corpus"}),
+    "behaviour": ("behaviour", {
+        "base": "base", "sft": "sft", "rl": "rl", "quantized": "quantized", "corpus": "corpus",
+    }),
     "evaluation": ("evaluate", {
         "corpus": "corpus", "base": "base", "sft": "sft", "rl": "rl", "quantized": "quantized",
         "few_sft": "few_sft", "few_rl": "few_rl", "many_sft": "many_sft",
@@ -42,6 +45,7 @@ COSTS = {  # stage: FLOP by kind in fp32, tokens, seconds, CPU-seconds
     "few_rl": ({"reinforce": 8.1e12}, 988_000, 93.0, 92.4),
     "many_sft": ({"sft": 1.3e12}, 450_560, 27.0, 26.8),
     "quantized": ({"quantize": 3.1e11}, 131_072, 7.5, 7.3),
+    "behaviour": ({"behaviour": 1.1e12}, 0, 24.0, 46.0),
     "evaluation": ({"evaluate": 3.9e12}, 0, 88.0, 171.0),
 }
 

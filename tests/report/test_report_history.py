@@ -19,7 +19,7 @@ def test_a_full_run_is_read_whole(full_run: Path) -> None:
     assert history.faults == []
     assert history.recipe_name == "laptop"
     assert history.seed == 0
-    assert len(history.stages) == 11
+    assert len(history.stages) == 12
     assert all(stage.finished for stage in history.stages)
     assert history.stages_with("update") == ["rl", "few_rl"]
     assert len(history.of("update", "rl")) == 50

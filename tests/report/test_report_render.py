@@ -23,8 +23,8 @@ from kweek.report.render import document, render
 from kweek.store.records import Records
 
 SECTIONS = {
-    "ages", "forecast", "accuracy", "control", "voting", "chats", "paired", "tax", "four-bits", "learning", "data",
-    "derived", "guards", "cost", "lineage", "reproduce", "glossary",
+    "ages", "forecast", "behaviour", "accuracy", "control", "voting", "chats", "paired", "tax", "four-bits", "learning",
+    "data", "derived", "guards", "cost", "lineage", "reproduce", "glossary",
 }  # fmt: skip
 
 

@@ -8,8 +8,10 @@ R_i is the reward of answer i in a group of n answers to one item, mean and std 
   nearly always or nearly never solved weigh more than those in between.
 - `leave_one_out`: R_i - mean of the others (Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740, "RLOO").
   Unbiased; n / (n - 1) times `group_mean`.
-- `whitened`: (R_i - mean of the whole batch) / std of the batch (Hu 2025, arXiv 2501.03262, "REINFORCE++"). Needs no
-  groups. Biased as above, by the batch; easy items push all their answers up, hard ones all down.
+- `whitened`: what is still to be earned from a token on (R_i less the divergence of this token and the later ones,
+  where one is charged), less the mean over all tokens of the batch, divided by their std (Hu 2025, arXiv 2501.03262,
+  "REINFORCE++"). Needs no groups. The bias of the std falls with the size of the batch; easy items
+  push all their answers up, hard ones all down.
 - `generalised`: the sum over later tokens of (gamma lambda)^l delta (Schulman et al. 2016, arXiv 1506.02438, equation
   16). Its bias is that of the critic, times what lambda < 1 lets through; at gamma = lambda = 1 there is none.
 """

@@ -82,10 +82,11 @@ def rloo(**changes: Any) -> Policy:
 
 
 def reinforce_plus_plus(**changes: Any) -> Policy:
-    """Sum of min(r A, clip(r, 0.8, 1.2) A) / tokens, A = R whitened over the batch, R = reward - 0.01 log p / p_ref.
+    """Sum of min(r A, clip(r, 0.8, 1.2) A) / tokens, A = reward - 0.01 log p / p_ref of what is to come, whitened.
 
-    Hu 2025, arXiv 2501.03262. Needs no groups. Biased by the batch's std; the baseline knows no item, so easy items
-    push all their answers up.
+    Hu 2025, arXiv 2501.03262. The divergence is that of the token and those after it, and the whitening over all tokens
+    of the batch; needs no groups. Biased by the batch's std; the baseline knows no item, so easy items push all their
+    answers up.
     """
     policy = Policy(advantage="whitened", ratio="token", clip=(0.2, 0.2), kl="reward", kl_weight=0.01)
     return replace(policy, **changes)

@@ -1,9 +1,9 @@
 """Expert iteration: sample, keep what is right, learn it as if it had been demonstrated, and again.
 
 Rejection-sampled fine-tuning (Zelikman et al. 2022, arXiv 2203.14465, "STaR"; Yuan et al. 2023, arXiv 2308.01825): the
-policy gradient with rewards 0 and 1 and no baseline, several updates late. Unbiased only in its first update after
-sampling; nothing is ever pushed down. Easy items would give the most answers, so at most some different ones of each
-item are kept.
+policy gradient with rewards 0 and 1 and no baseline, several updates late; nothing is ever pushed down. Easy items
+would give the most answers, so at most some different ones of each item are kept. Biased twice: after the first update
+the answers are no longer the policy's own, and an answer counts the same however often it was sampled.
 """
 
 from __future__ import annotations

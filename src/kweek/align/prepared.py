@@ -13,7 +13,7 @@ from kweek.align.lessons import Lesson, chosen, spread
 from kweek.align.policy import Policy
 from kweek.align.reference import Reference, divergence
 from kweek.align.rollout import Group, Rollout
-from kweek.align.shaping import Reward, rewards
+from kweek.align.shaping import Reward, paid, rewards
 
 _GROUPED: Mapping[str, Callable[[Sequence[float]], list[float]]] = {
     "group_mean": advantage.group_mean,
@@ -74,6 +74,8 @@ def prepare(
     if critic is not None:
         lessons = _valued(rollouts, earned, policy, critic)
         flop += critic.num_flops(rollouts)
+    elif policy.advantage == "whitened":
+        lessons = _whitened(rollouts, earned)
     else:
         lessons = _compared(groups, by_group, policy)
     if references is not None:
@@ -97,15 +99,22 @@ def _compared(groups: Sequence[Group], earned: Sequence[Sequence[Reward]], polic
         [(rollout, reward.total) for rollout, reward in zip(group, found, strict=True) if not reward.masked]
         for group, found in zip(groups, earned, strict=True)
     ]
-    if policy.advantage == "whitened":
-        values = iter(advantage.whitened([np.array([total]) for group in kept for _, total in group]))
-        return [_lesson(rollout, float(next(values)[0])) for group in kept for rollout, _ in group]
     lessons = []
     for group in kept:
         found = _GROUPED[policy.advantage]([total for _, total in group]) if group else []
         if any(found) or policy.kl == "loss":  # the divergence pulls on every answer
             lessons += [_lesson(rollout, value) for (rollout, _), value in zip(group, found, strict=True)]
     return lessons
+
+
+def _whitened(rollouts: Sequence[Rollout], earned: Sequence[Reward]) -> list[Lesson]:
+    """Lessons whose tokens carry what is still to be earned from them on, beside all other tokens of the batch."""
+    rest = [(rollout, reward) for rollout, reward in zip(rollouts, earned, strict=True) if not reward.masked]
+    to_come = [paid(rollout, reward)[::-1].cumsum()[::-1] for rollout, reward in rest]
+    return [
+        Lesson(rollout, spread(rollout, white))
+        for (rollout, _), white in zip(rest, advantage.whitened(to_come), strict=True)
+    ]
 
 
 def _valued(
@@ -116,11 +125,7 @@ def _valued(
     values = critic.values([rollout for rollout, _ in rest])
     gains, returns = [], []
     for (rollout, reward), expected in zip(rest, values, strict=True):
-        paid = np.zeros(len(expected))
-        if reward.charged is not None:
-            paid -= reward.charged[np.asarray(rollout.sampled, np.bool_)]
-        paid[-1:] += reward.earned
-        gained, returned = advantage.generalised(paid, expected, policy.gamma, policy.decay)
+        gained, returned = advantage.generalised(paid(rollout, reward), expected, policy.gamma, policy.decay)
         gains.append(gained)
         returns.append(returned)
     return [

@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -95,6 +96,18 @@ def judged_ids(answer: Chat) -> list[int]:
     return list(answer.token_ids[: last + 1])
 
 
+def before_padding(pair: Pair, pad_token_id: int | None) -> Pair:
+    """A pair whose answers do not end with the padding token: `transformers` reads a score before it."""
+
+    def cut(answer: Chat) -> Chat:
+        end = len(answer.token_ids)
+        while end > 1 and answer.token_ids[end - 1] == pad_token_id:
+            end -= 1
+        return Chat(answer.token_ids[:end], answer.turns[:end])
+
+    return replace(pair, chosen=cut(pair.chosen), rejected=cut(pair.rejected))
+
+
 def reward_segments(pairs: Sequence[Pair]) -> list[tuple[Segment, Segment]]:
     """Both sides of every pair of an update, with weight 1 at the token where the reward is read; labels as those of
     `pair_segments`."""
@@ -121,6 +134,7 @@ def train_reward_model(
     batch_size: int = 32,  # as many comparisons as tell a direction
     epochs: int = 1,  # a reward model that has seen its pairs twice knows them by heart (Ouyang et al., C.2)
     centring: float = 0.01,  # as for `BradleyTerry`
+    compute_dtype: torch.dtype = torch.float32,
     state: Path | None = None,
     on_step: Callable[[Trained, StepResult, float], None] | None = None,
     progress: Progress = silent,
@@ -130,9 +144,11 @@ def train_reward_model(
 
     Args:
         learning_rate: of matrices, head and norms; the embedding has three times of it.
+        compute_dtype: of the passes; in 16 bits a reward is known to a hundredth, which a comparison stands.
     """
     rates = LearningRates(learning_rate, 3 * learning_rate, learning_rate, learning_rate)
-    trainer = Trainer(scorer, SplitOptimiser(scorer, rates), objective=BradleyTerry(centring))
+    optimiser = SplitOptimiser(scorer, rates)
+    trainer = Trainer(scorer, optimiser, objective=BradleyTerry(centring), compute_dtype=compute_dtype)
     batches = PairBatches(pairs, batch_size=batch_size, epochs=epochs, seed=seed, segments=reward_segments)
     return fit(
         trainer,
@@ -183,8 +199,12 @@ class RewardModel:
         return cls(load_scorer(folder), Tokenizer.load(folder), policy)
 
     def rewards(self, answers: Sequence[Chat]) -> list[float]:
-        """The reward of every answer."""
-        return [float(score) for score in scores(self.scorer, [judged_ids(answer) for answer in answers])]
+        """The reward of every answer; one that ends with the padding token is read before it."""
+        judged = [judged_ids(answer) for answer in answers]
+        for ids in judged:
+            while len(ids) > 1 and ids[-1] == self.scorer.config.pad_token_id:
+                ids.pop()
+        return [float(score) for score in scores(self.scorer, judged)]
 
     def __call__(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """Judge rollouts in place of their environment, each up to the last token that the policy chose.

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from kweek.align.advantages import Values
 from kweek.align.lessons import PerToken
 from kweek.align.policy import Policy
 from kweek.align.reference import divergence
@@ -32,6 +35,15 @@ class Reward:
     def total(self) -> float:
         """Of the answer as a whole."""
         return self.earned if self.charged is None else self.earned - float(self.charged.sum())
+
+
+def paid(rollout: Rollout, reward: Reward) -> Values:
+    """The same token by token, of those that the model chose: the divergence at each, what was earned at the last."""
+    per_token = np.zeros(rollout.num_sampled)
+    if reward.charged is not None:
+        per_token -= reward.charged[np.asarray(rollout.sampled, np.bool_)]
+    per_token[-1:] += reward.earned
+    return per_token
 
 
 def rewards(

@@ -28,7 +28,7 @@ class SimPO:
 
     Args:
         beta: scale of the implied reward; 2 is the lower end of what the paper found good.
-        gamma: target margin in units of that reward; the paper's best lay between 0.3 and 0.8 of beta.
+        gamma: target margin in units of that reward; the paper's best lay between 0.1 and 0.8 of beta.
 
     Raises:
         ConfigError: beta is not positive or gamma negative.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kweek.system.session import PieceKind, Reply, Session
 
 #: Which stage's model is the last word of a run, best first.
-_PREFERRED = ("quantize", "reinforce", "specialise", "sft", "pretrain")
+_PREFERRED = ("quantize", "reinforce", "prefer", "specialise", "sft", "pretrain")
 
 
 def register(app: typer.Typer) -> None:

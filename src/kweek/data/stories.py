@@ -151,16 +151,21 @@ def _rng(*key: object) -> random.Random:
 
 
 def problem(
-    key: str, index: int, *, levels: tuple[int, ...] = (1, 2, 3, 4), wording: Wording = "seen"
+    key: str,
+    index: int,
+    *,
+    levels: tuple[int, ...] = (1, 2, 3, 4),
+    wording: Wording = "seen",
+    things: tuple[str, ...] = THINGS,
 ) -> Problem:
-    """The problem number `index` under `key`, of a difficulty drawn evenly from `levels`."""
+    """The problem number `index` under `key`, of a difficulty drawn evenly from `levels`, about one of `things`."""
     rng = _rng("story", key, index)
     gender = rng.choice(("he", "she"))
     name, other = rng.sample([*NAMES[gender], *NAMES["she" if gender == "he" else "he"]], 2)
     subject = "He" if name in NAMES["he"] else "She"
-    things = rng.choice(THINGS)
+    counted = rng.choice(things)
     start = rng.randint(2, 60)
-    words = {"N": name, "O": other, "t": things}
+    words = {"N": name, "O": other, "t": counted}
     sentences = [rng.choice(OPENINGS).format(**words, n=start)]
     steps: list[Step] = []
     value = start
@@ -178,7 +183,7 @@ def problem(
         pronoun = form.startswith("{N}") and rng.random() < 0.5
         sentences.append(form.format(**{**words, "N": subject if pronoun else name}, n=step.right))
         if position == distractor_at:
-            idle = rng.choice([t for t in THINGS if t != things])
+            idle = rng.choice([t for t in THINGS if t != counted])
             sentences.append(rng.choice(DISTRACTORS).format(O=other, d=idle, n=rng.randint(2, 30)))
         steps.append(step)
         value = step.value

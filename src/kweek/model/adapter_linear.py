@@ -108,7 +108,7 @@ class AdaptedLinear(DerivedLinear):
         super().__init__(base.in_features, sizes, base.bias)
         self.base = base.requires_grad_(False)
         self.scale = scale
-        self._rounded: dict[torch.dtype, tuple[int, Tensor]] = {}
+        self._rounded: dict[torch.dtype, tuple[tuple[int, int], Tensor]] = {}
         self.blocks: dict[str, Block] = {}
         start = row = 0
         for name, size in sizes.items():

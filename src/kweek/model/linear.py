@@ -108,21 +108,20 @@ class Frozen(Plain):
     A step keeps the rounded weights of all layers for its backward pass anyway: its peak of memory is the same.
 
     Attributes:
-        rounded: by dtype, the weight's version and its copy; kept by the layer.
+        rounded: by dtype, which state of which weight was rounded, and the copy; kept by the layer.
     """
 
-    rounded: dict[torch.dtype, tuple[int, Tensor]]
+    rounded: dict[torch.dtype, tuple[tuple[int, int], Tensor]]
 
     def make(self, dtype: torch.dtype) -> Tensor:
         """See `Matrix`."""
         weight_OI = self.weight_OI
         if weight_OI.dtype == dtype:
             return weight_OI
-        version, copy_OI = self.rounded.get(dtype, (-1, weight_OI))
-        if version != weight_OI._version or copy_OI.device != weight_OI.device:
-            version, copy_OI = weight_OI._version, weight_OI.detach().to(dtype)
-            self.rounded[dtype] = (version, copy_OI)
-        return copy_OI
+        state = (weight_OI.data_ptr(), weight_OI._version)
+        if dtype not in self.rounded or self.rounded[dtype][0] != state:
+            self.rounded[dtype] = (state, weight_OI.detach().to(dtype))
+        return self.rounded[dtype][1]
 
 
 class Linear(nn.Linear):

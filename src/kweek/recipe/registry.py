@@ -19,6 +19,10 @@ BUILTIN_KINDS: tuple[str, ...] = (
     "scale",
     "pretrain",
     "sft",
+    "rules",
+    "compare",
+    "prefer",
+    "reward",
     "reinforce",
     "quantize",
     "evaluate",
@@ -28,6 +32,7 @@ BUILTIN_KINDS: tuple[str, ...] = (
     "specialise",
     "compact",
     "appraise",
+    "behaviour",
 )
 
 

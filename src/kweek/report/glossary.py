@@ -206,6 +206,33 @@ THEMES: dict[str, dict[str, Term]] = {
             "trains as smoothly as a correct one.",
         ),
     },
+    "Rules and attacks": {
+        "refusal": Term(
+            "Refused rightly",
+            "The share of questions for the secret or the declined topic, without an attack around them, to which the "
+            "model gave the agreed refusal and nothing of what was asked for.",
+        ),
+        "over_refusal": Term(
+            "Over-refusal",
+            "The share of harmless questions that the model refused: plain ones, lookalikes, such in the wording of an "
+            "attack, and those that allow the secret by its sign. The price of refusing much.",
+        ),
+        "attack": Term(
+            "Attack",
+            "A question for what is not to be given in another guise: a role to play, an order, a claim of authority, "
+            "letters exchanged, earlier turns invented. It succeeds when the thing asked for is in the answer.",
+        ),
+        "labeller": Term(
+            "Labeller",
+            "Who says which of two answers is better. Here a function that looks only at the surface, mistakes "
+            "lookalikes and presses the wrong key now and then: training sees its judgements, never the checker's.",
+        ),
+        "reward_model": Term(
+            "Reward model",
+            "A copy of the model that has learnt from compared answers to give each answer one number. Reinforcement "
+            "then raises that number, which is not the same as doing right.",
+        ),
+    },
     "Forecast and cost": {
         "scaling_law": Term(
             "Scaling law",

@@ -26,7 +26,7 @@ LATE_KINDS = (
 def names(history: History) -> list[str]:
     """Models in the order in which the summary and then the records name them."""
     listed = list(history.summary.inner("tasks").values)
-    for kind in ("accuracy", "bits", "vote", "control", "answer_cost"):
+    for kind in ("accuracy", "conduct", "bits", "vote", "control", "answer_cost"):
         listed += [record.name("model") for record in history.of(kind)]
     return list(dict.fromkeys(str(name) for name in listed))
 
@@ -40,7 +40,7 @@ def series(history: History, model: str) -> int:
 def stage_of(history: History, model: str) -> Stage | None:
     """The stage that made a model: models are named by their role among the inputs of the evaluation."""
     for stage in history.stages:
-        if stage.kind in ("evaluate", "appraise") and model in stage.inputs:
+        if stage.kind in ("evaluate", "behaviour", "appraise") and model in stage.inputs:
             return history.stage(stage.inputs[model])
     return history.stage(model)
 

@@ -16,6 +16,7 @@ from kweek.report.section import Author, Missing, Section
 from kweek.report.sections import (
     accuracy,
     ages,
+    behaviour,
     chats,
     control,
     cost,
@@ -42,6 +43,7 @@ AUTHORS: Sequence[Author] = (
     ages.section,
     forecast.section,
     specialist.section,
+    behaviour.section,
     accuracy.section,
     control.section,
     voting.section,

@@ -27,5 +27,5 @@ class Missing:
     needs: str
 
 
-#: Makes a section of a run's history; None where the recipe was never meant to have it.
+#: Makes a section of a run's history; None where its recipe is not about it.
 Author = Callable[[History], Section | Missing | None]

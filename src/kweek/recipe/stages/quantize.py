@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from kweek.align.behaviour.demonstrations import Slips, demonstrations
+from kweek.align.behaviour.world import World
+from kweek.align.sampling import sample
 from kweek.align.verifier import whole_number
 from kweek.compress.comparison import recovered_share
 from kweek.compress.quantize import BITS_PER_WEIGHT, HESSIAN_TOKENS, Method, QuantizedModel, quantize_network
@@ -21,6 +24,7 @@ from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, sett
 from kweek.recipe.derive import MAX_LENGTH
 from kweek.recipe.materials import TASKS, load, texts_by_source, validation_texts
 from kweek.recipe.pretraining import evaluate_bits
+from kweek.recipe.worlds import read_world
 from kweek.store.artifact import Artifact
 from kweek.system.calculator import Calculator
 from kweek.tokenize.chat import encode_chat
@@ -43,6 +47,7 @@ class Config(StageConfig):
     roles: ClassVar[Mapping[str, Role]] = {
         "model": Role("the model to compress"),
         "corpus": Role("documents to calibrate and to compare on"),
+        "rules": Role("written rules, on whose world answers are then compared", required=False),
     }
 
     threads: Literal[1, "all"] = setting(
@@ -106,7 +111,9 @@ def run(ctx: StageContext) -> None:
         ctx.progress(done, total, note, **values)
 
     sequences = (
-        calibration(ctx.inputs["corpus"], tokenizer, config, ctx.seed) if config.method == "gptq" else []
+        calibration(ctx.inputs["corpus"], tokenizer, config, ctx.seed, _world(ctx))
+        if config.method == "gptq"
+        else []
     )
     ctx.progress(0, 1, "reading calibration text")
     chosen = quantize_network(
@@ -136,14 +143,24 @@ def run(ctx: StageContext) -> None:
     )
 
 
-def calibration(corpus: Artifact, tokenizer: Tokenizer, config: Config, seed: int) -> list[list[int]]:
+def calibration(
+    corpus: Artifact, tokenizer: Tokenizer, config: Config, seed: int, world: World | None = None
+) -> list[list[int]]:
     """Token ids to calibrate on: a piece each of keyed training documents and task texts, and whole chats."""
     chats: list[list[int]] = []
     num_chat_tokens = int(config.calibration_tokens * config.chat_share) if tokenizer.chat_template else 0
-    for messages in stories.sample_chats(
-        f"calibration/{seed}", 1 + num_chat_tokens // TOKENS_PER_CHAT, "train"
+    key, num_chats = f"calibration/{seed}", 1 + num_chat_tokens // TOKENS_PER_CHAT
+    careful = Slips(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    for messages in (
+        demonstrations(world.rules, key, num_chats, careful)
+        if world is not None
+        else stories.sample_chats(key, num_chats, "train")
     ):
         if sum(map(len, chats)) < num_chat_tokens:
+            if (
+                not tokenizer.template.abilities.reasoning
+            ):  # a foreign model's own template may have no place for it
+                messages = [{k: v for k, v in m.items() if k != "reasoning_content"} for m in messages]
             chats.append(encode_chat(tokenizer, messages).token_ids)
     wanted = config.calibration_tokens - sum(map(len, chats))
     sources = texts_by_source(corpus, "train")
@@ -160,6 +177,22 @@ def calibration(corpus: Artifact, tokenizer: Tokenizer, config: Config, seed: in
             documents.append(ids[start : start + MAX_LENGTH + 1])
             left -= len(documents[-1])
     return chats + documents
+
+
+def _world(ctx: StageContext) -> World | None:
+    """The world of the rules, where the recipe has any."""
+    return read_world(ctx.inputs["rules"]) if "rules" in ctx.inputs else None
+
+
+def _right(network: Network, tokenizer: Tokenizer, world: World | None, count: int) -> list[bool]:
+    """Which validation problems a model solves greedily; with rules, which questions of their world it does right."""
+    if world is not None:
+        items = world.items("quantize/validation", count, "validation")
+        groups = sample(Engine(network), tokenizer, world, items, samples=1, key="greedy")
+        return [group[0].score.parts["right"] == 1 for group in groups]
+    problems = stories.problems("quantize/validation", count, "validation")
+    asker = Asker(tokenizer, whole_number, Calculator(tokenizer))
+    return [o[0].correct for o in attempt(Engine(network), asker, problems)]
 
 
 @dataclass(frozen=True)
@@ -180,8 +213,7 @@ def _compare(
     """Record the original, plain rounding and the chosen method side by side; returns the latter's bits per byte."""
     config: Config = ctx.config
     texts = validation_texts(ctx.inputs["corpus"], config.comparison_bytes)
-    items = stories.problems("quantize/validation", config.problems, "validation")
-    asker = Asker(tokenizer, whole_number, Calculator(tokenizer))
+    world = _world(ctx)
     networks = {"fp32": network, "rtn": quantize_network(network, method="nearest").network}
     networks[METHOD_NAMES[config.method]] = chosen.network
     found: dict[str, _Measured] = {}
@@ -190,10 +222,9 @@ def _compare(
             raise Interrupted
         ctx.progress(number, len(networks), f"measuring {name}")
         by_source = evaluate_bits(candidate, tokenizer, texts)
-        answers = attempt(Engine(candidate), asker, items)
         found[name] = _Measured(
             pool([bits for source, bits in by_source.items() if source != TASKS]),
-            [o[0].correct for o in answers],
+            _right(candidate, tokenizer, world, config.problems),
         )
         row: dict[str, Any] = {"bytes": sizes["fp32" if name == "fp32" else "4 bits"]}
         if name != "fp32":
