@@ -44,7 +44,7 @@ class Config(StageConfig):
     prompts: int = setting(
         1200,
         doc="questions of the training split, attacks of the families that are not held out among them",
-        reason="with four answers to each some 1,900 pairs that are no ties; with 1,400 the reward model still confused sign and no sign",
+        reason="some 1,900 pairs that are no ties; with 1,400 the reward model still missed the sign",
         ge=8,
     )
     held_out: int = setting(
