@@ -105,13 +105,22 @@ def prefer(setting: Preferred) -> tuple[int | None, str, float]:
     def updates(pairs: Sequence[Pair]) -> list[Batch]:
         return micro_batches(segments(pairs), world.LENGTH)
 
-    first = swap(data) if setting.swapped == 0 else data
-    guard = pair_sign(trainer, lambda: updates(known), lambda: updates(first), margins)
+    done = [0]
+
+    def coming() -> list[Batch]:
+        return updates(swap(data) if _swapped(setting, done[0] + 1) else data)
+
+    guard = pair_sign(trainer, lambda: updates(known), coming, margins)
     try:
         guard.before()
     except GuardError as error:
         return 0, str(error), _mean(margins())
-    return _preferred(setting, guard, trainer, updates, data, margins)
+    return _preferred(setting, guard, trainer, updates, data, margins, done)
+
+
+def _swapped(setting: Preferred, number: int) -> bool:
+    """Whether the columns of this update are swapped."""
+    return setting.swapped is not None and number > setting.swapped
 
 
 def _preferred(
@@ -121,14 +130,16 @@ def _preferred(
     updates: Callable[[Sequence[Pair]], list[Batch]],
     data: Sequence[Pair],
     margins: Callable[[], Sequence[float]],
+    done: list[int],
 ) -> tuple[int | None, str, float]:
     """The updates of a training whose guard let it begin."""
     for number in range(1, UPDATES + 1):
         order = keyed_generator("pairs", setting.seed, number).choice(len(data), BATCH, replace=False)
         chosen = [data[int(i)] for i in order]
-        swapped = setting.swapped is not None and number > setting.swapped
-        done = trainer.step(updates(swap(chosen) if swapped else chosen), min(1.0, number / 5))
-        verdict = guard.after(Step(number, {"ranked": done.parts["ranked"], "pairs": BATCH}))
+        swapped = _swapped(setting, number)
+        result = trainer.step(updates(swap(chosen) if swapped else chosen), min(1.0, number / 5))
+        done[0] = number
+        verdict = guard.after(Step(number, {"ranked": result.parts["ranked"], "pairs": BATCH}))
         if verdict.kind == "stop":
             return number, verdict.text, _mean(margins())
     return None, "", _mean(margins())
@@ -139,7 +150,7 @@ def _preferring(setting: Preferred, known: list[Pair], data: list[Pair]) -> tupl
     network = world.started(setting.base)
     if setting.kind == "reward model":
         scorer = scorer_from(network, per_token=False)
-        trainer, model = trainer_of(scorer, setting.rate), RewardModel(scorer, tokenizer(), tokenizer())
+        trainer, model = trainer_of(scorer, 5 * setting.rate), RewardModel(scorer, tokenizer(), tokenizer())
         trainer.objective = BradleyTerry()
 
         def rewarded() -> list[float]:

@@ -179,7 +179,9 @@ def test_the_recipe_is_whole():
     }
 
 
-def test_reinforcement_by_a_reward_model_is_charged_for_its_distance_and_watched_by_gold(made, reward, tmp_path):
+def test_reinforcement_by_a_reward_model_is_charged_for_its_distance_and_watched_by_gold(
+    made, reward, tmp_path
+):
     inputs = {"model": made["sft"], "corpus": made["corpus"], "rules": made["rules"], "reward": reward[0]}
     artifact, records = small_stage.run(
         "reinforce", tmp_path, inputs, algorithm="rloo", steps=5, prompts=4, samples=4, gold_every=5
@@ -187,6 +189,8 @@ def test_reinforcement_by_a_reward_model_is_charged_for_its_distance_and_watched
     updates = [r for r in records if r["kind"] == "update"]
     assert len(updates) == 5 and updates[-1]["gold"] is not None
     assert all(r["flop_reward"] > 0 and r["kl"] is not None for r in updates)
-    looks = [r for r in records if r["kind"] == "guard" and r["name"] == "hacking" and "proxy" in r["figures"]]
+    looks = [
+        r for r in records if r["kind"] == "guard" and r["name"] == "hacking" and "proxy" in r["figures"]
+    ]
     assert looks and not any(r["kind"] == "audit" for r in records)
     assert artifact.file("model.safetensors").exists()
