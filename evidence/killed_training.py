@@ -1,6 +1,6 @@
-"""A small training run in a process of its own, to be killed: `killed_training.py KIND FOLDER`.
+"""Small training runs of four kinds, to be killed.
 
-Prints a line of JSON after every update, `{"step", "value"}`, and in the end a hash of everything that a run has:
+Each prints a line of JSON after every update, `{"step", "value"}`, and in the end a hash of everything that a run has:
 weights, the optimiser's moments, curriculum, the critic, the weight of the divergence, what guards remember.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +39,6 @@ from kweek.model.config import ModelConfig
 from kweek.model.initial import initialise
 from kweek.model.network import Network
 from kweek.model.scorer import scorer_from
-from kweek.tokenize import bpe
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train import trainer as trainer_module
 from kweek.train.optimiser import LearningRates, SplitOptimiser
@@ -151,14 +149,12 @@ def digest(folder: Path) -> str:
     return found.hexdigest()
 
 
-def main() -> None:
-    """Train, from the last checkpoint where there is one."""
-    kind, folder = sys.argv[1], Path(sys.argv[2])
+def train(kind: str, folder: Path, tokenizer: Tokenizer) -> None:
+    """A run of a kind in its folder, from the last checkpoint where there is one."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     # Twenty seconds between checkpoints would outlast these runs.
     loop_module.CHECKPOINT_SECONDS = trainer_module.CHECKPOINT_SECONDS = 0.2
-    tokenizer = bpe.train(stories.sample_texts("killed", 300, "train"), 416)
     if kind in ("ppo", "behind"):
         reinforced(kind, folder, tokenizer)
     elif kind == "sft":
@@ -166,7 +162,3 @@ def main() -> None:
     else:
         preferred(folder, tokenizer)
     print(json.dumps({"digest": digest(folder)}), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,25 +6,52 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
+import traceback
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from harness import ROOT
+from killed_training import train
+
+from kweek.tokenize.tokenizer import Tokenizer
 
 MARK = "KWEEK_EVIDENCE_RUN"  # in the environment of a killed run and of all that it starts
 WAIT = 60.0  # seconds within which whatever a killed run has started must have ended
 
 
-def train(kind: str, folder: Path, mark: str) -> subprocess.Popen[str]:
-    """A training run of `killed_training.py`."""
-    path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "evidence"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "evidence" / "killed_training.py"), kind, str(folder)], stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path, MARK: mark},
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Life:
+    """A process that trains, and what it says line by line."""
+
+    pid: int
+    said: TextIO
+
+    @classmethod
+    def begin(cls, kind: str, folder: Path, tokenizer: Tokenizer, mark: str) -> Life:
+        """A fork of this one, which has loaded everything and has computed nothing."""
+        out, into = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                os.close(out)
+                os.environ[MARK] = mark  # whatever it starts has it too
+                sys.stdout = os.fdopen(into, "w")
+                train(kind, folder, tokenizer)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        os.close(into)
+        return cls(pid, os.fdopen(out))
+
+    def end(self) -> int:
+        """Wait for it; negative where a signal ended it."""
+        self.said.close()
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 def left_behind(mark: str) -> int:
@@ -38,36 +65,31 @@ def left_behind(mark: str) -> int:
     return count
 
 
-def ended(process: subprocess.Popen[str], most: int | None, generator: random.Random) -> list[dict[str, Any]]:
+def ended(life: Life, most: int | None, generator: random.Random) -> list[dict[str, Any]]:
     """What a run says until it ends, or until it is killed some moments after the update number `most` of this life."""
     said: list[dict[str, Any]] = []
-    assert process.stdout is not None
-    for line in process.stdout:
+    for line in life.said:
+        if not line.endswith("}\n"):
+            continue  # the signal came while it was being said
         said.append(json.loads(line))
-        if most is not None and len(said) >= most:
+        if len(said) == most:
             time.sleep(generator.uniform(0, 0.3))
-            process.send_signal(signal.SIGKILL)
-            break
-    assert process.stderr is not None
-    for line in process.stdout.read().splitlines():  # said before the signal came
-        if line.endswith("}"):
-            said.append(json.loads(line))
-    errors = process.stderr.read()
-    if process.wait() not in (0, -signal.SIGKILL):
-        said.append({"error": errors[-500:]})
+            os.kill(life.pid, signal.SIGKILL)  # what it has said by now is still read
+    if (status := life.end()) not in (0, -signal.SIGKILL):
+        said.append({"error": status})
     return said
 
 
-def killed(kind: str, root: Path, kills: int) -> tuple[str, int]:
+def killed(kind: str, root: Path, kills: int, tokenizer: Tokenizer) -> tuple[str, int]:
     """What is wrong with a run killed so many times, against one that was left alone; and how often it went on."""
     generator = random.Random(kind)
-    alone = ended(train(kind, root / f"{kind}-alone", "alone"), None, generator)
+    alone = ended(Life.begin(kind, root / f"{kind}-alone", tokenizer, "alone"), None, generator)
     values: dict[int, float] = {}
     resumed, orphans, last = 0, 0, alone[-1]
     for number in range(kills + 1):
         mark = f"{kind}{os.getpid()}.{number}"
         most = generator.randint(1, 8) if number < kills else None
-        said = ended(train(kind, root / f"{kind}-killed", mark), most, generator)
+        said = ended(Life.begin(kind, root / f"{kind}-killed", tokenizer, mark), most, generator)
         if number and said and said[0].get("step", 1) > 1:
             resumed += 1
         values |= {one["step"]: one["value"] for one in said if "step" in one}

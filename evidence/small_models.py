@@ -6,11 +6,11 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from seeds import place
+from harness import ROOT, package
+from seeds import digest
 
 from kweek.align.environment import Item, Split
 from kweek.align.rollout import Group
@@ -67,9 +67,10 @@ def grown(config: ModelConfig, tokenizer: Tokenizer, num_tokens: float, seed: in
 def student(tokenizer: Tokenizer, num_tokens: float) -> tuple[Network, float]:
     """A model of half the width and a third of the cost of the recipe's, that has read stories; and the FLOP of that.
 
-    It is grown once and kept: seeds of what is measured with it are those of everything after.
+    It is grown once and kept, as by `harness.kept`: seeds of what is measured with it are those of everything after.
     """
-    folder = place(Path(__file__), ["student", num_tokens, ids_fingerprint(tokenizer)])
+    asked = digest([num_tokens, ids_fingerprint(tokenizer)])
+    folder = ROOT / "runs" / "evidence-parts" / "student" / f"{asked}-{package()}"
     if not (folder / "flop.json").exists():
         network, flop = grown(
             small_shape(tokenizer, STUDENT_WIDTH, STUDENT_CHANNELS), tokenizer, num_tokens, 0

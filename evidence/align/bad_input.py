@@ -26,6 +26,8 @@ from killing import killed
 
 from kweek.align.algorithms import reinforce
 from kweek.align.asynchronous import Asynchronous
+from kweek.align.audit.environment import audit_environment
+from kweek.align.audit.finding import require_sound
 from kweek.align.chats import load_chats
 from kweek.align.collecting import Collected, Collector, Course
 from kweek.align.environments.single_turn import SingleTurn
@@ -268,13 +270,16 @@ def training(root: Path, tokenizer: Tokenizer) -> Cases:
 def audits() -> Cases:
     """No judge that misbehaves passes the audit, and the one line says how it does."""
     said = {
-        "raises": "raises", "hangs": "hangs or dies", "sleeps": "hangs or dies", "dies": "hangs or dies",
-        "nan": "no number from 0 to 1", "too_much": "no number from 0 to 1", "says_yes": "raises", "eats": "",
+        "hangs": "hangs or dies", "sleeps": "hangs or dies", "dies": "hangs or dies", "eats": "the verifier",
+        "nan": "no number from 0 to 1", "too_much": "no number from 0 to 1", "says_yes": "raises",
     }  # fmt: skip
-    found = {
-        f"audit: {name}": one_line(kweek("data", "audit", f"judges:sums_of_{name}"), "verifier", words)
-        for name, words in said.items()
-    }
+    found = {}
+    for name, words in said.items():
+        world = getattr(judges, f"sums_of_{name}")
+        found[f"audit: {name}"] = raised(
+            lambda world=world: require_sound(audit_environment(world, count=20)), words
+        )
+    found["audit: raises"] = one_line(kweek("data", "audit", "judges:sums_of_raises"), "the verifier raises")
     sound = kweek("data", "audit", "judges:sums_of_exact")
     found["audit: a judge as it should be"] = "" if sound.returncode == 0 else sound.stderr[-300:]
     return found
@@ -356,17 +361,17 @@ def run(quick: bool) -> dict[str, Any]:
     """All cases; the quick version kills less often."""
     torch.set_num_threads(1)
     tokenizer = bpe.train(stories.sample_texts("bad input", 400, "train"), VOCABULARY)
-    kills, resumed = (2 if quick else 8), dict[str, int]()
+    kills, resumed, verdicts = (2 if quick else 8), dict[str, int](), Cases()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
+        for kind in ("sft", "dpo", "ppo", "behind"):  # first, while this process has no threads
+            verdicts[f"killed {kills} times: {kind}"], resumed[kind] = killed(kind, root, kills, tokenizer)
         save_model(root / "model", network_of(tokenizer))
         tokenizer.save(root / "model")
-        verdicts: Cases = {
+        verdicts |= {
             **chats(root, tokenizer, root / "model"), **calls(tokenizer), **training(root, tokenizer), **audits(),
             **tokenizers(root, tokenizer), **recipes(root),
         }  # fmt: skip
-        for kind in ("sft", "dpo", "ppo", "behind"):
-            verdicts[f"killed {kills} times: {kind}"], resumed[kind] = killed(kind, root, kills)
     passed = sum(not wrong for wrong in verdicts.values())
     return {
         "ours": passed,

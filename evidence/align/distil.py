@@ -15,7 +15,7 @@ the distilled student then gains or lacks. A teacher who must be trained for one
 (Busbridge et al. 2025, "Distillation Scaling Laws", arXiv 2502.08606).
 
 Teacher and reading are one, seeds are those of everything after. Rates and the number of answers per update were chosen
-on seed 9. `KWEEK_RUNS` may name a finished run folder.
+on seed 9. `KWEEK_RUN` may name a finished run folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 from harness import evidence
-from seeds import by_seed, finished_runs
+from harness import taught as finished
+from seeds import by_seed
 from small_models import (
     Purse,
     attempts,
@@ -136,10 +137,10 @@ def begun(tokenizer: Tokenizer, num_tokens: float, seed: int) -> tuple[Network, 
     return network, flop + taught(network, shown, SHOWN_STEPS, SHOWN_RATE, seed)
 
 
-def of_seed(seed: int, folder: Path, sizes: Mapping[str, float]) -> dict[str, Any]:
+def of_seed(seed: int, models: Path, sizes: Mapping[str, float]) -> dict[str, Any]:
     """Everything measured for one seed."""
     torch.set_num_threads(1)
-    stages = {name: Artifact.open(folder / "artifacts" / name) for name in ("base", "sft", "rl")}
+    stages = {name: Artifact.open(models / name) for name in ("base", "sft", "rl")}
     tokenizer = Tokenizer.load(stages["base"].path)
     teacher = load_teacher(stages["rl"].path, tokenizer)
     test = problems(f"distil-test/{seed}", int(sizes["TEST"]), "test")
@@ -179,11 +180,9 @@ def kept(scores: dict[str, np.ndarray], name: str) -> list[float]:
 def run(quick: bool) -> dict[str, Any]:
     """Three seeds; one, short, when quick."""
     seeds, sizes = (SEEDS[:1], SIZES | QUICK) if quick else (SEEDS, SIZES)
-    folder = finished_runs([0])[0]
-    student(
-        Tokenizer.load(folder / "artifacts" / "base"), sizes["TOKENS"]
-    )  # once, before the seeds go side by side
-    found = by_seed(__file__, of_seed, [folder] * len(seeds), seeds, sizes)
+    models = finished("base").parent
+    student(Tokenizer.load(models / "base"), sizes["TOKENS"])  # once, before the seeds go side by side
+    found = by_seed("align/distil", of_seed, seeds, models, sizes)
     scores = {name: np.stack([one["scores"][name] for one in found]) for name in found[0]["scores"]}
     flop = {name: float(np.mean([one["flop"][name] for one in found])) for name in found[0]["flop"]}
     costs = {name: float(np.mean([one["flop per answer"][name] for one in found])) for name in scores}

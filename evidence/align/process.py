@@ -28,7 +28,7 @@ from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.schedule import WarmupStableDecay
 from kweek.train.trainer import Trainer, fit
 
-UPDATES = 800
+UPDATES = 500
 RATES = LearningRates(1e-3, 3e-3, 1e-3, 1e-3)  # those of supervised chats
 TOKENS = 640  # of an update: many small ones, as for all small networks here
 ROW = 192

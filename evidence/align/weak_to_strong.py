@@ -10,7 +10,7 @@ more with three times as many parameters and has never seen a chat. It learns
 - ceiling: from right answers to the same problems.
 
 All four make the same number of updates at the same rate. What the two have read is one, as in the paper; the
-demonstrations, the problems, all training after and the test problems depend on the seed. `KWEEK_RUNS` may name a
+demonstrations, the problems, all training after and the test problems depend on the seed. `KWEEK_RUN` may name a
 finished run folder.
 """
 
@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 from harness import evidence
-from seeds import by_seed, finished_runs
+from harness import taught as finished
+from seeds import by_seed
 from small_models import attempts, demonstrations, first_chats, problems, right, student, taught
 
 from kweek.align.environment import Item
@@ -73,10 +74,10 @@ def labels(
     return [group[0] for group in greedy], agreed(drawn, AGREEING)
 
 
-def of_seed(seed: int, folder: Path, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def of_seed(seed: int, models: Path, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """Everything measured for one seed."""
     torch.set_num_threads(1)
-    base = folder / "artifacts" / "base"
+    base = models / "base"
     tokenizer, strong = Tokenizer.load(base), load_model(base)
     first_chats(strong, tokenizer, seed)
     tasks = stories.problems(f"weak/{seed}", sizes["LABELLED"], "train")
@@ -115,11 +116,9 @@ def run(quick: bool) -> dict[str, Any]:
     """Five seeds; one, small, when quick."""
     seeds = SEEDS[:1] if quick else SEEDS
     sizes = {"TOKENS": TOKENS, "LABELLED": LABELLED, "STEPS": STEPS, "TEST": TEST} | (QUICK if quick else {})
-    folder = finished_runs([0])[0]
-    student(
-        Tokenizer.load(folder / "artifacts" / "base"), sizes["TOKENS"]
-    )  # once, before the seeds go side by side
-    found = by_seed(__file__, of_seed, [folder] * len(seeds), seeds, sizes)
+    models = finished("base").parent
+    student(Tokenizer.load(models / "base"), sizes["TOKENS"])  # once, before the seeds go side by side
+    found = by_seed("align/weak_to_strong", of_seed, seeds, models, sizes)
     scores = {name: np.stack([one["scores"][name] for one in found]) for name in found[0]["scores"]}
     recovered = {way: gap_recovered(scores["weak"], scores[way], scores["ceiling"]) for way in WAYS}
     ratios = {
