@@ -10,10 +10,12 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import model_validator
 
+from kweek.align.behaviour.world import World
 from kweek.align.displacement import Displacement
 from kweek.align.dpo import DPO
 from kweek.align.guards.guard import Guard
 from kweek.align.guards.pair_path import answer_margins, pair_sign
+from kweek.align.guards.panel import failed, refusal
 from kweek.align.ipo import IPO
 from kweek.align.kto import KTO, Judged, JudgedBatches, prepared
 from kweek.align.pairs import Pair, PairBatches, pair_segments, usable, with_reference
@@ -22,15 +24,15 @@ from kweek.align.simpo import SimPO
 from kweek.data.batches import Batch
 from kweek.engine.engine import Engine
 from kweek.errors import ConfigError
-from kweek.model.network import Network
 from kweek.recipe.before_after import BeforeAfter
 from kweek.recipe.changes import KINDS as CHANGES
 from kweek.recipe.compared import as_pair, read_rows
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
-from kweek.recipe.materials import load, save, validation_texts
+from kweek.recipe.materials import load, save
 from kweek.recipe.pair_guards import Watched, known_pairs
+from kweek.recipe.panel import StagePanel, Tolerances
 from kweek.recipe.precision import fast_dtype, name_of
-from kweek.recipe.pretraining import documents_bits, evaluate_bits
+from kweek.recipe.watch import write_guards
 from kweek.recipe.worlds import read_world
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.objective import Objective
@@ -76,6 +78,11 @@ class Config(StageConfig):
     epochs: int = setting(
         2, doc="passes over the pairs", reason="the second still gained, a third would not", ge=1
     )
+    tolerance: Tolerances = setting(
+        Tolerances(),
+        doc="what may be lost of earlier abilities: bits, solved, trust; see docs/guards.md",
+        reason="no healthy run came near it",
+    )
 
     @model_validator(mode="after")
     def _can_be_meant(self) -> Config:
@@ -117,14 +124,16 @@ def run(ctx: StageContext) -> None:
     )
     if not resumed:
         ctx.records.append("left_out", step=0, **{reason: float(count) for reason, count in left_out.items()})
-    engine = Engine(network)
-    score: ScoreTokens = engine.score
+    world = read_world(ctx.inputs["rules"])
+    panel = StagePanel(ctx, network, tokenizer, [world.plain()], config.tolerance)
+    panel.before()
+    score: ScoreTokens = Engine(network).score
     batches, num_steps = _batches(config, pairs, score, ctx.seed)
     rate = config.learning_rate
     optimiser = SplitOptimiser(network, LearningRates(rate, 3 * rate, rate, rate))
     trainer = Trainer(network, optimiser, objective=config.make(), compute_dtype=fast_dtype(ctx.machine_peak))
-    change = BeforeAfter(ctx, network, tokenizer, read_world(ctx.inputs["rules"]))
-    watched = Watched(ctx, _guards(ctx, config, network, tokenizer, trainer, pairs, score))
+    change = BeforeAfter(ctx, network, tokenizer, world)
+    watched = Watched(ctx, _guards(config, world, tokenizer, trainer, pairs, score))
     watched.before(resumed > 0)
 
     def record(totals: Trained, result: StepResult, speed: float) -> None:
@@ -142,9 +151,13 @@ def run(ctx: StageContext) -> None:
     )  # fmt: skip
     change.finish()
     ctx.ledger.add("prefer", totals.flop, name_of(fast_dtype(ctx.machine_peak)), tokens=totals.num_tokens)
-    bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
+    readings = panel.panel.read()
+    if failed(panel.changes(readings)):
+        raise refusal(panel.tell(readings))
+    panel.finish(readings)
+    write_guards(ctx)
     save(ctx.out, network, tokenizer)
-    ctx.out.metrics.update(bits_per_byte=documents_bits(bits), num_pairs=len(pairs))
+    ctx.out.metrics.update(bits_per_byte=panel.documents_bits(readings), num_pairs=len(pairs))
 
 
 def _batches(
@@ -170,9 +183,8 @@ def _batches(
 
 
 def _guards(
-    ctx: StageContext,
     config: Config,
-    network: Network,
+    world: World,
     tokenizer: Tokenizer,
     trainer: Trainer,
     pairs: Sequence[Pair],
@@ -182,7 +194,7 @@ def _guards(
     guards: list[Guard] = [Displacement()]
     if config.objective == "kto":
         return guards
-    known = with_reference(known_pairs(read_world(ctx.inputs["rules"]), tokenizer), score)
+    known = with_reference(known_pairs(world, tokenizer), score)
     some = with_reference(pairs[:256], score)
 
     def update(of: Sequence[Pair]) -> Sequence[Batch]:

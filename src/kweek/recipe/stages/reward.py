@@ -25,6 +25,7 @@ from kweek.recipe.pair_guards import Watched, known_pairs
 from kweek.recipe.precision import fast_dtype, name_of
 from kweek.recipe.stages.compare import GAP
 from kweek.recipe.stages.prefer import MAX_LENGTH, RECORD_EVERY, TOKENS_PER_PAIR
+from kweek.recipe.watch import write_guards
 from kweek.recipe.worlds import read_world
 from kweek.stats.intervals import wilson
 from kweek.train.optimiser import LearningRates, SplitOptimiser
@@ -115,6 +116,7 @@ def run(ctx: StageContext) -> None:
     )  # fmt: skip
     ctx.ledger.add("reward", totals.flop, name_of(fast_dtype(ctx.machine_peak)), tokens=totals.num_tokens)
     accuracy = _ranked(ctx, judge)
+    write_guards(ctx)
     save(ctx.out, scorer, tokenizer)
     ctx.out.metrics.update(accuracy=accuracy)
 
