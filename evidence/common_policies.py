@@ -36,6 +36,7 @@ from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.trainer import Trainer
 
 SAMPLES = BATCH // PROMPTS
+ASKED = Item(({"role": "user", "content": "?"},))  # only its tokens matter here
 NO_ANSWER = -3.0  # what is said that is no letter
 Judge = Callable[[Sequence[Sequence[int]]], list[float]]  # rewards of whole sequences
 
@@ -82,7 +83,7 @@ class Sampler:
         rows = [[*r.prompt_ids, *c.token_ids] for r, c in zip(requests, said, strict=True)]
         rollouts = [
             Rollout(
-                Item(()), row, 1, [False, *done.sampled], [0.0, *done.logprobs], (), Score(value, True), "stop",
+                ASKED, row, 1, [False, *done.sampled], [0.0, *done.logprobs], (), Score(value, True), "stop",
                 done.flop,
             )
             for row, done, value in zip(rows, said, self.judge(rows), strict=True)

@@ -83,12 +83,12 @@ def _units(pairs: Sequence[Pair], said: bool = False) -> Units:
     """The chosen answers; with what the teacher says of their tokens where it does not read along."""
     found = []
     for pair in pairs:
-        streams = {}
+        streams, labels = dict[str, list[float]](), dict[str, float]()
         if said:
             logs = papers.token_logprobs(loss_batch.teacher(), pair.chosen.token_ids)
-            streams = {TEACHER: [float(x.detach()) for x in logs]}
+            streams, labels = {TEACHER: [float(x.detach()) for x in logs]}, {TEACHER: 1.0}
         weights = np.asarray(pair.chosen.loss_mask, np.float32) / _total(pairs)
-        found.append([segment(pair.chosen.token_ids, weights, streams)])
+        found.append([segment(pair.chosen.token_ids, weights, streams, labels)])
     return found
 
 

@@ -6,9 +6,11 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from seeds import place
 
 from kweek.align.environment import Item, Split
 from kweek.align.rollout import Group
@@ -19,10 +21,13 @@ from kweek.data import stories
 from kweek.data.batches import Batch, Segment
 from kweek.data.packing import PackedMix, Source
 from kweek.engine.engine import Engine
+from kweek.model.checkpoint import load_model, save_model
 from kweek.model.config import ModelConfig
 from kweek.model.initial import initialise
 from kweek.model.network import Network
 from kweek.recipe.derive import shape
+from kweek.store.files import read_json, write_json
+from kweek.tokenize.agreement import ids_fingerprint
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.objective import Objective
 from kweek.train.optimiser import LearningRates, SplitOptimiser
@@ -32,6 +37,7 @@ from kweek.train.trainer import StepResult, Trained, Trainer, fit
 LENGTHS, SHARES = (64, 128, 256), (0.15, 0.35, 0.5)  # the sequence length is warmed up, as in the recipes
 TOKENS_PER_STEP = 1024
 TOKENS_PER_STORY = 55
+STUDENT_WIDTH, STUDENT_CHANNELS = 64, 160
 BATCH = 16  # chats per update: the number of updates decides, so batches are small
 Batches = Callable[[int], Iterator[Batch]]
 
@@ -56,6 +62,21 @@ def grown(config: ModelConfig, tokenizer: Tokenizer, num_tokens: float, seed: in
     )  # fmt: skip
     trainer = Trainer(network, SplitOptimiser(network, rates))
     return network, fit(trainer, mix.batches, steps, WarmupStableDecay(steps)).flop
+
+
+def student(tokenizer: Tokenizer, num_tokens: float) -> tuple[Network, float]:
+    """A model of half the width and a third of the cost of the recipe's, that has read stories; and the FLOP of that.
+
+    It is grown once and kept: seeds of what is measured with it are those of everything after.
+    """
+    folder = place(Path(__file__), ["student", num_tokens, ids_fingerprint(tokenizer)])
+    if not (folder / "flop.json").exists():
+        network, flop = grown(
+            small_shape(tokenizer, STUDENT_WIDTH, STUDENT_CHANNELS), tokenizer, num_tokens, 0
+        )
+        save_model(folder, network)
+        write_json(folder / "flop.json", flop)
+    return load_model(folder), float(read_json(folder / "flop.json"))
 
 
 def demonstrations(

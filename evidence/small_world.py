@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
+import numpy as np
 import torch
 
 from kweek.align.environment import Item, Split
@@ -158,6 +159,14 @@ def tokenizer() -> Tokenizer:
     return bpe.train(sample, 416)
 
 
+def chat_segment(question: str, answer: str) -> Segment:
+    """A question and what is to be said to it, with loss on that."""
+    done = encode_chat(
+        tokenizer(), [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    )
+    return segment(done.token_ids, [float(m) for m in done.loss_mask])
+
+
 def chat_segments(tasks: Sequence[str], key: str, count: int, slips: bool = False) -> list[Segment]:
     """Chats with loss on what the assistant says."""
     made = []
@@ -192,7 +201,7 @@ def optimise(
 def learn(trainer: Trainer, segments: Sequence[Segment], factor: float) -> float:
     """One supervised update, every weighted token alike; its loss in nats per token."""
     total = sum(float(s.weights.sum()) for s in segments)
-    scaled = [Segment(s.ids, s.targets, s.weights / total) for s in segments]
+    scaled = [replace(s, weights=s.weights / np.float32(total)) for s in segments]
     return trainer.step([collate(pack(scaled, LENGTH))], factor).loss
 
 

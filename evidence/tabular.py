@@ -312,7 +312,7 @@ def distillation_sampled(seed: int) -> Solved:
         while True:
             shares = np.exp(policy_all(network)) / PROMPTS
             parts = [
-                segment([ACTIONS + p, a], [0.0, shares[p, a]], {TEACHER: [0.0, wanted[p, a]]})
+                segment([ACTIONS + p, a], [0.0, shares[p, a]], {TEACHER: [0.0, wanted[p, a]]}, {TEACHER: 1.0})
                 for p in range(PROMPTS)
                 for a in range(PROMPTS + ACTIONS)
             ]

@@ -1,32 +1,31 @@
 """Weak-to-strong on stories with a calculator: how much of the gap between supervisor and ceiling a student recovers.
 
-For each seed a small model reads a million tokens of stories and learns the calculator from right demonstrations; it is
-the supervisor. It then answers 2,000 other problems, many of them wrongly. The student is the base model of the default
-recipe, which has read more with four times as many parameters and has never seen a chat. It learns
+The supervisor is a small model that has read stories and is shown 64 right demonstrations of the calculator. It then
+answers 1,000 other problems, many of them wrongly. The student is the base model of the default recipe, which has read
+more with three times as many parameters and has never seen a chat. It learns
 
 - naive: from all of the supervisor's greedy answers;
 - filtered: from answers on which the supervisor's four samples agree;
 - confident: from all greedy answers with the auxiliary confidence loss;
 - ceiling: from right answers to the same problems.
 
-All four make the same number of updates at the same rate, chosen on seed 9. The supervisor's pretraining, the
-demonstrations, the problems and the test problems depend on the seed; the student's base is one, as in the paper, where
-seeds are those of fine-tuning.
+All four make the same number of updates at the same rate. What the two have read is one, as in the paper; the
+demonstrations, the problems, all training after and the test problems depend on the seed. `KWEEK_RUNS` may name a
+finished run folder.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import evidence, run_folder
-from small_models import attempts, demonstrations, first_chats, grown, problems, right, small_shape, taught
+from harness import evidence
+from seeds import by_seed, finished_runs
+from small_models import attempts, demonstrations, first_chats, problems, right, student, taught
 
 from kweek.align.environment import Item
 from kweek.align.rollout import Rollout
@@ -49,17 +48,17 @@ from kweek.tokenize.tokenizer import Tokenizer
 
 SEEDS = (0, 1, 2, 3, 4)
 WAYS = ("naive", "filtered", "confident")
-#: Width, channels and tokens of the supervisor, and what it is shown: right for about half of the test problems.
-WIDTH, CHANNELS, TOKENS, SHOWN, SHOWN_STEPS = 64, 160, 1.2e6, 512, 96
-LABELLED, STEPS, RATE = 2000, 250, 1e-3
+#: What the supervisor reads and is shown: right on about half of the problems.
+TOKENS, SHOWN, SHOWN_STEPS = 2.5e6, 64, 96
+LABELLED, STEPS, RATE = 1000, 80, 1e-3
 SAMPLES, AGREEING = 4, 0.75  # three of four
-TEST = 500
-QUICK = {"TOKENS": 4e5, "LABELLED": 400, "STEPS": 50, "TEST": 100}
+TEST = 400
+QUICK = {"TOKENS": 8e5, "LABELLED": 400, "STEPS": 50, "TEST": 100}
 
 
 def supervisor(tokenizer: Tokenizer, tokens: float, seed: int) -> Network:
     """A model that knows little, and all of it from right examples."""
-    network, _ = grown(small_shape(tokenizer, WIDTH, CHANNELS), tokenizer, tokens, 100 + seed)
+    network, _ = student(tokenizer, tokens)
     first_chats(network, tokenizer, seed)
     taught(network, demonstrations(tokenizer, SHOWN, ("tool",), seed), SHOWN_STEPS, RATE, seed)
     return network
@@ -74,9 +73,10 @@ def labels(
     return [group[0] for group in greedy], agreed(drawn, AGREEING)
 
 
-def of_seed(seed: int, base: Path, sizes: dict[str, Any]) -> dict[str, Any]:
+def of_seed(seed: int, folder: Path, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """Everything measured for one seed."""
     torch.set_num_threads(1)
+    base = folder / "artifacts" / "base"
     tokenizer, strong = Tokenizer.load(base), load_model(base)
     first_chats(strong, tokenizer, seed)
     tasks = stories.problems(f"weak/{seed}", sizes["LABELLED"], "train")
@@ -92,14 +92,14 @@ def of_seed(seed: int, base: Path, sizes: dict[str, Any]) -> dict[str, Any]:
         "confident": labelled_segments(greedy),
         "ceiling": gold,
     }
-    scores = {"weak": right(weak, tokenizer, test)[0]}
+    scores = {"weak": right(weak, tokenizer, test)[0].tolist()}
     for name, segments in lessons.items():
-        student = copy.deepcopy(strong)
+        pupil = copy.deepcopy(strong)
         more: dict[str, Any] = {}
         if name == "confident":
             more = {"objective": ConfidenceLoss(), "arrange": with_confidence}
-        taught(student, segments, steps, RATE, seed, **more)
-        scores[name] = right(student, tokenizer, test)[0]
+        taught(pupil, segments, steps, RATE, seed, **more)
+        scores[name] = right(pupil, tokenizer, test)[0].tolist()
     return {
         "seed": seed,
         "scores": scores,
@@ -112,15 +112,17 @@ def of_seed(seed: int, base: Path, sizes: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """Five seeds on two cores; one, small, when quick."""
+    """Five seeds; one, small, when quick."""
     seeds = SEEDS[:1] if quick else SEEDS
     sizes = {"TOKENS": TOKENS, "LABELLED": LABELLED, "STEPS": STEPS, "TEST": TEST} | (QUICK if quick else {})
-    base = run_folder(0) / "artifacts" / "base"
-    with ProcessPoolExecutor(min(2, len(seeds)), get_context("spawn")) as processes:
-        found = list(processes.map(of_seed, seeds, [base] * len(seeds), [sizes] * len(seeds)))
+    folder = finished_runs([0])[0]
+    student(
+        Tokenizer.load(folder / "artifacts" / "base"), sizes["TOKENS"]
+    )  # once, before the seeds go side by side
+    found = by_seed(__file__, of_seed, [folder] * len(seeds), seeds, sizes)
     scores = {name: np.stack([one["scores"][name] for one in found]) for name in found[0]["scores"]}
     recovered = {way: gap_recovered(scores["weak"], scores[way], scores["ceiling"]) for way in WAYS}
-    by_seed = {
+    ratios = {
         way: [
             float(_pgr(*(scores[name][row].mean() for name in ("weak", way, "ceiling"))))
             for row in range(len(seeds))
@@ -138,8 +140,8 @@ def run(quick: bool) -> dict[str, Any]:
         "details": {
             "accuracy": {name: float(one.mean()) for name, one in scores.items()},
             "recovered": {way: _plain(one) for way, one in recovered.items()},
-            "by seed": by_seed,
-            "over seeds": {way: list(mean_interval(v)) for way, v in by_seed.items() if len(v) > 1},
+            "by seed": ratios,
+            "over seeds": {way: list(mean_interval(v)) for way, v in ratios.items() if len(v) > 1},
             "seeds": [{k: v for k, v in one.items() if k != "scores"} for one in found],
         },
         "passed": best.pgr.lo > 0,

@@ -273,7 +273,7 @@ def killed_generation(folder: Path, times: int) -> dict[str, str]:
             process = start(path, "keep")
             assert process.stdout is not None
             process.stdout.readline()
-            time.sleep(0.02 + 0.01 * number)  # all of them together well within the time the texts take
+            time.sleep(0.01 + 0.003 * number)  # all of them together well within the time the texts take
             kills += process.poll() is None
             process.send_signal(signal.SIGKILL)
             process.communicate()

@@ -14,6 +14,7 @@ import torch
 from kweek.align.chats import answers, as_item, encode_answer, encode_row, load_chats
 from kweek.align.packing import check_packing
 from kweek.align.preview import preview
+from kweek.align.sft import ChatBatches, weighted
 from kweek.data import stories
 from kweek.data.batches import collate, pack
 from kweek.data.chats import Conversation, Judgement, Preference, Task
@@ -26,6 +27,9 @@ from kweek.model.network import Network
 from kweek.tokenize import bpe
 from kweek.tokenize.chat import encode_chat
 from kweek.tokenize.tokenizer import Tokenizer
+from kweek.train.objective import Likelihood
+from kweek.train.optimiser import LearningRates, SplitOptimiser
+from kweek.train.trainer import Trainer
 
 
 def asked(text: str) -> dict[str, Any]:
@@ -174,7 +178,7 @@ def test_a_validation_file_of_its_own_is_not_trained_on(tokenizer: Tokenizer, tm
 
 def test_files_that_cannot_be_trained_on(tokenizer: Tokenizer, tmp_path: Path) -> None:
     chats = write(tmp_path / "a.jsonl", story_chats(20))
-    with pytest.raises(DataError, match=r"nothing in it can be used .* 20 times more tokens than fit"):
+    with pytest.raises(DataError, match=r"nothing in it can be used .* 20 x more tokens than fit"):
         load_chats(chats, tokenizer, max_tokens=5)
     pairs = write(tmp_path / "b.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
     with pytest.raises(DataError, match=r"b\.jsonl:1: a preference where a conversation is needed"):
@@ -240,8 +244,6 @@ def test_chats_that_see_each_other_are_refused(
 def test_a_packed_loss_is_the_sum_of_its_parts(
     tokenizer: Tokenizer, network: Network, tmp_path: Path
 ) -> None:
-    from kweek.train.objective import Likelihood
-
     found = load_chats(write(tmp_path / "a.jsonl", story_chats(30)), tokenizer, max_tokens=200, share=0.2)
     segments = [example.segment() for example in found.train]
 
@@ -259,6 +261,7 @@ def test_a_packed_loss_is_the_sum_of_its_parts(
 
 def test_a_preview_shows_what_training_would_see(tokenizer: Tokenizer, tmp_path: Path) -> None:
     chats = [*story_chats(30), {"messages": [asked("a"), asked("b")]}]
+    chats.append(chats[0])
     chats[1]["weight"] = 0.5
     found = preview(write(tmp_path / "a.jsonl", chats), tokenizer, num_samples=2, max_tokens=300)
     first, second = found.samples
@@ -268,7 +271,8 @@ def test_a_preview_shows_what_training_would_see(tokenizer: Tokenizer, tmp_path:
     assert [text for text, weight, _ in first.tokens if weight][-1] == "<|im_end|>"
     assert {weight for _, weight, _ in second.tokens} == {0.0, 0.5}
     assert [special for text, _, special in first.tokens if text == "<|im_start|>"] == [True, True]
-    assert found.report.skipped == {"no answer in the chat": 1}
+    assert found.report.skipped == {"no answer in the chat": 1, "the same row as one before": 1}
+    assert found.report.num_rows == 30
     assert found.num_measured == len(found.lengths) == 30
     assert found.audit is not None
     assert found.audit.num_learnt == sum(found.learnt)
@@ -313,3 +317,24 @@ def test_a_sample_of_a_large_file_does_not_depend_on_its_order(tokenizer: Tokeni
     assert one.num_measured == 20
     assert sorted(one.lengths) == sorted(two.lengths)
     assert one.report.num_rows == 200
+
+
+def test_a_network_learns_a_persons_chats(tokenizer: Tokenizer, network: Network, tmp_path: Path) -> None:
+    """From the file to falling losses on both sides."""
+    chats = [
+        {"messages": [asked(f"Say {word}."), said(f"{word}, {word}.")]}
+        for word in (*stories.THINGS, *stories.NAMES["he"])
+    ]
+    found = load_chats(write(tmp_path / "a.jsonl", chats), tokenizer, max_tokens=100, share=0.2)
+    batches = ChatBatches(
+        [example.segment() for example in found.train], batch_size=8, epochs=40, seed=0, row_length=100
+    )
+    held_out = weighted([example.segment() for example in found.validation], [], 0.0, 100)
+    trainer = Trainer(network, SplitOptimiser(network, LearningRates(3e-3, 3e-3, 3e-3, 3e-3)))
+    before = float(trainer.loss(held_out).value.detach())
+    losses = [trainer.step([batch], 1.0).loss for batch in batches()]
+    assert batches.num_steps == len(losses) > 60
+    assert losses[-1] < 0.3 * losses[0]
+    assert (
+        float(trainer.loss(held_out).value.detach()) < 0.8 * before
+    )  # words that it never saw stay unlikely

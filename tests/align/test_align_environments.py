@@ -1,6 +1,7 @@
 """Environments: items that follow from their key, splits that follow from content, episodes that never raise."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -10,21 +11,24 @@ from kweek.align.audit.environment import ODD_MESSAGES, audit_environment
 from kweek.align.audit.finding import require_sound
 from kweek.align.environment import Item
 from kweek.align.environments.corrected import Corrected
+from kweek.align.environments.fitting import Fitting
 from kweek.align.environments.guessing import Guessing, game, num_guesses
 from kweek.align.environments.named import environment
 from kweek.align.environments.pool import Pool, split_of
 from kweek.align.environments.single_turn import SingleTurn, answer_of
-from kweek.align.environments.stories import Stories
 from kweek.align.environments.tool_using import ToolUsing
 from kweek.align.environments.tools import CALCULATOR
+from kweek.align.sampling import sample
+from kweek.align.turns import answer_of as message_of
 from kweek.align.verifier import whole_number
+from kweek.align.word_problems import WordProblems
 from kweek.data import stories
-from kweek.errors import ConfigError, DataError
+from kweek.errors import ConfigError, DataError, GuardError
 from kweek.evaluate.problems import Asker
-from kweek.protocols import Completion
+from kweek.protocols import Completion, Score
 from kweek.system.calculator import Calculator
 from kweek.tokenize import bpe
-from kweek.tokenize.chat import encode_prompt, encode_trusted, parse_completion
+from kweek.tokenize.chat import encode_prompt, encode_trusted
 
 SPLITS = ("train", "validation", "test")
 
@@ -39,10 +43,10 @@ def said(text):
 
 ENVIRONMENTS = {
     "single": SingleTurn("sums", sums(400), whole_number),
-    "stories": Stories(share_sums=0.2),
+    "stories": WordProblems(share_sums=0.2),
     "guessing": Guessing(),
-    "corrected": Corrected(Stories()),
-    "tools": ToolUsing(Stories(), [CALCULATOR]),
+    "corrected": Corrected(WordProblems()),
+    "tools": ToolUsing(WordProblems(), [CALCULATOR]),
 }
 
 
@@ -66,6 +70,29 @@ def test_items_follow_from_the_key_and_splits_share_nothing(name):
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_environments_pass_the_audit(name):
     require_sound(audit_environment(ENVIRONMENTS[name], count=30))
+
+
+@pytest.mark.parametrize("wrap", [lambda made: made, Corrected, lambda made: ToolUsing(made, [CALCULATOR])])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (lambda: 1 // 0, "raises"),
+        (lambda: os._exit(1), "hangs or dies"),
+        (lambda: float("nan"), "returns what is no number from 0 to 1"),
+        (lambda: Score(0.0, False, "out of order"), "reports errors of its own"),
+    ],
+)
+def test_an_audit_sees_the_faults_of_the_function_itself(wrap, fault, said):
+    """Not those that training would see of it, through the process that keeps them from it."""
+
+    def judge(answer, gold):
+        return float(answer == gold) if answer.isdigit() else fault()
+
+    found = audit_environment(wrap(SingleTurn("sums", sums(60), judge)), count=12)
+    failed = [finding.attack for finding in found if finding.group == "behaviour" and not finding.passed]
+    assert said in failed
+    with pytest.raises(GuardError, match=f"the verifier {said}"):
+        require_sound([finding for finding in found if finding.attack == said])
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
@@ -120,6 +147,50 @@ def tokenizer():
     return bpe.train(stories.sample_texts("environments", 300, "train"), 416)
 
 
+def said_by_a_model(ids):
+    return Completion(ids, [True] * len(ids), [-1.0] * len(ids), "stop", 1, 1.0)
+
+
+class Script:
+    """A model that says one text after another, whatever it is asked."""
+
+    def __init__(self, tokenizer, texts):
+        end = tokenizer.special["<|im_end|>"]
+        self._answers = [[*tokenizer.encode(text), end] for text in texts]
+
+    def generate(self, requests, on_token=None):
+        return [said_by_a_model(self._answers.pop(0)) for _ in requests]
+
+    def score(self, sequences):
+        raise NotImplementedError
+
+
+CALL = '<tool_call>{"name": "calculator", "arguments": {"expression": "6*7"}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "roles", "value"),
+    [
+        ("stories", ["{gold}"], "ua", 1.0),
+        ("corrected", ["no", "{gold}"], "uaua", 0.5),
+        ("tools", [CALL, "<tool_call>?</tool_call>", "{gold}"], "suatata", 1.0),
+        ("guessing", ["{gold}"], "ua", 1.0),
+    ],
+)
+def test_environments_are_played_by_rollouts(tokenizer, name, texts, roles, value):
+    made = ENVIRONMENTS[name]
+    item = made.items("play", 1, "train")[0]
+    model = Script(tokenizer, [text.replace("{gold}", item.gold) for text in texts])
+    rollout = sample(model, tokenizer, made, [item], samples=1, key="k")[0][0]
+    assert rollout.score.value == value and rollout.score.error is None
+    assert "".join(message["role"][0] for message in rollout.messages) == roles
+    own = [index for index, mine in zip(rollout.token_ids, rollout.sampled, strict=True) if mine]
+    assert tokenizer.decode(own).startswith(texts[0].replace("{gold}", item.gold))
+    if name == "tools":
+        assert next(m["content"] for m in rollout.messages if m["role"] == "tool") == "42"
+        assert rollout.score.parts["unreadable calls"] == 1.0
+
+
 ANSWERS = (
     "{gold}", "<think>1+1=2</think>{gold}", "<think><tool>1+1<result>2</result></think>\n{gold} ", "<think>1+1=2",
     "<think></think>{gold} or so", "</think>{gold}", "<think>1</think>5</think>{gold}", "", "<tool>", "0{gold}",
@@ -127,7 +198,7 @@ ANSWERS = (
 
 
 def test_stories_are_those_of_the_recipe(tokenizer):
-    made = Stories(share_sums=0.1)
+    made = WordProblems(share_sums=0.1)
     asker = Asker(tokenizer, whole_number, Calculator(tokenizer))
     problems = stories.problems("rl/0/3", 12, "train", share_sums=0.1)
     items = made.items("rl/0/3", 12, "train")
@@ -140,11 +211,9 @@ def test_stories_are_those_of_the_recipe(tokenizer):
                 *encode_trusted(tokenizer, form.format(gold=problem.answer)),
                 tokenizer.special["<|im_end|>"],
             ]
-            outcome = asker.read(
-                problem, Completion(ids, [True] * len(ids), [0.0] * len(ids), "stop", 1, 1.0)
-            )
+            outcome = asker.read(problem, said_by_a_model(ids))
             episode = made.begin(item)
-            episode.step({"role": "assistant", **parse_completion(tokenizer, ids)})
+            episode.step(message_of(tokenizer, ids, []))
             score = episode.score()
             assert (score.value == 1.0, score.parsed) == (outcome.correct, outcome.parsed), form
 
@@ -173,6 +242,25 @@ def test_a_game_tells_what_is_no_guess():
         Guessing(sizes=())
 
 
+def test_prompts_that_leave_no_room_are_left_out(tokenizer):
+    """They are many tokens in few, so that what fits follows from the tokenizer."""
+    items = [
+        Item(
+            ({"role": "user", "content": f"What is {i}+{i}?" + " Think." * (40 * (i % 3 == 0))},), str(2 * i)
+        )
+        for i in range(90)
+    ]
+    made = Fitting(SingleTurn("sums", items, whole_number, max_new_tokens=20), tokenizer, 90)
+    found = made.items("k", 30, "train")
+    assert len(found) == 30 and found == made.items("k", 60, "train")[:30]
+    assert all(len(encode_prompt(tokenizer, item.messages)) <= 70 for item in found)
+    assert 20 <= len(made.too_long) <= 30 and not made.too_long & {item.id for item in found}
+    assert len(made.items("k", 1000, "train")) < 62
+    assert made.begin(found[0]).step(said(found[0].gold)) == () and made.max_turns == 1
+    with pytest.raises(DataError, match="no prompt leaves room for an answer of 20 tokens in 24 positions"):
+        Fitting(made.inner, tokenizer, 24).items("k", 3, "train")
+
+
 def test_second_thoughts_are_worth_less():
     made = Corrected(SingleTurn("sums", sums(40), whole_number), max_turns=3)
     item = sums(40)[6]
@@ -186,7 +274,7 @@ def test_second_thoughts_are_worth_less():
     with pytest.raises(ConfigError, match="several turns already"):
         Corrected(Guessing())
     with pytest.raises(ConfigError, match="at least two turns"):
-        Corrected(Stories(), max_turns=1)
+        Corrected(WordProblems(), max_turns=1)
 
 
 def test_a_verifier_that_fails_ends_the_attempt_with_its_error():

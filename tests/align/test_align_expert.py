@@ -1,5 +1,7 @@
 """Expert iteration and the curriculum."""
 
+import json
+
 import numpy as np
 import pytest
 from policy_world import a_rollout, small_policy, small_trainer
@@ -76,3 +78,22 @@ def test_what_was_measured_fades():
         seen = seen.after([rollouts("a", [0.0] * 2)])
     assert seen.success("a") < 0.1
     assert np.isclose(seen.tallies["a"][1], 20, atol=1.0), "some twenty attempts are remembered"
+
+
+def test_items_without_a_level_have_a_success_of_their_own():
+    def item(name: str) -> Item:
+        return Item(({"role": "user", "content": name},))
+
+    def attempts(name: str, values: list[float]) -> list[Rollout]:
+        return [Rollout(item(name), [1], 1, [False], [0.0], (), Score(v, True), "stop", 0.0) for v in values]
+
+    seen = Curriculum()
+    for _ in range(5):
+        seen = seen.after([attempts("known", [1.0] * 8), attempts("open", [1.0, 0.0] * 4)])
+    assert seen.promise(item("known")) < 0.2 and seen.promise(item("open")) == pytest.approx(1.0)
+    assert seen.promise(item("never met")) == 1.0 and seen.tallies == {}
+    assert Curriculum.restore(json.loads(json.dumps(seen.state()))) == seen
+    for number in range(600):
+        seen = seen.after([attempts(f"new {number}", [0.0])])
+    assert len(seen.items) < 200, "what is forgotten is not kept"
+    assert seen.promise(item("known")) == 1.0

@@ -51,6 +51,11 @@ def test_tasks_of_the_list_are_small_and_pass_the_audit(task):
     items = made.items("audit", 60, "train")
     assert len(items) == 60 and len({item.id for item in items}) == 60
     assert all(made.item(item.data["seed"]) == item for item in items)
+    for item in items[:5]:  # some draw from their seed when they are made
+        fresh = gym.create_dataset(task, seed=item.data["seed"], size=1, **TASKS[task].settings)[0]
+        assert (
+            item.messages[0]["content"].startswith(fresh["question"].strip()) and item.gold == fresh["answer"]
+        )
     lengths = sorted(len(item.messages[0]["content"]) for item in items)
     assert lengths[30] <= 260 and max(len(item.gold) for item in items) <= 40
     assert TASKS[task].form in items[0].messages[0]["content"]
@@ -78,7 +83,7 @@ def test_exploitable_tasks_are_refused_with_the_numbers(task, least):
 
 @pytest.mark.parametrize("task", ["prime_factorization", "boxnet"])
 def test_scorers_that_raise_are_counted_and_refused(task):
-    made = Gym(task)
+    made = Gym(task, suite_scorer=True)
     item = made.items("k", 1, "train")[0]
     episode = made.begin(item)
     episode.step({"role": "assistant", "content": "3" if task == "boxnet" else "two times three"})

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from policy_world import Letters, LettersEpisode, small_policy, small_tokenizer, small_trainer
+from policy_world import Letters, LettersEpisode, hash_of, small_policy, small_tokenizer, small_trainer
 
 from kweek.align import prepared
 from kweek.align.advantages import group_mean
@@ -24,7 +24,7 @@ from kweek.align.sources import Synchronous
 from kweek.align.verifier import whole_number
 from kweek.align.word_problems import WordProblems
 from kweek.engine.engine import Engine
-from kweek.errors import GuardError, Interrupted
+from kweek.errors import GuardError, Interrupted, KweekError
 from kweek.model.scorer import scorer_from
 from kweek.protocols import Score
 
@@ -363,6 +363,58 @@ def test_groups_without_a_signal_are_replaced():
         assert metrics.groups_replaced == metrics.groups_skipped > 0
     rewards = [m.reward for m in plain.metrics], [m.reward for m in replaced.metrics]
     assert sum(rewards[0]) == pytest.approx(sum(rewards[1]), abs=0.6), "the mean is over replaced groups too"
+
+
+class Few(Coins):
+    """Ten items, of which some are never solved."""
+
+    def items(self, key, count, split):
+        ten = sorted(super().items("ten", 10, split), key=lambda item: hash_of(key, item.id))
+        return ten[:count]
+
+
+def test_replacements_are_other_items_and_end_with_them():
+    seen = []
+    run = Run(reinforce(), Course(3, prompts=4, samples=4, rounds=50), world=Few())
+    run.loop.on_step = lambda totals, metrics, batch: seen.append(
+        [group[0].item.id for group in batch.all_groups]
+    )
+    run()
+    assert max(map(len, seen)) == 10, "all were tried before giving up"
+    assert all(len(set(batch)) == len(batch) for batch in seen)
+
+
+class Broken:
+    """A judge of all rollouts that does not do what it should."""
+
+    def __init__(self, say):
+        self.say = say
+
+    def __call__(self, rollouts):
+        return self.say(rollouts)
+
+    def num_flops(self, rollouts):
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    ("say", "words"),
+    [
+        (lambda rollouts: 1 / 0, "the judge raised ZeroDivisionError: division by zero"),
+        (lambda rollouts: [Score(1.0, True)], "1 scores for 9 answers"),
+        (lambda rollouts: None, "the judge raised TypeError"),
+    ],
+)
+def test_a_judge_of_all_that_breaks_is_one_error(say, words):
+    with pytest.raises(KweekError, match=words) as raised:
+        Run(reinforce(), judge=Broken(say))()
+    assert "\n" not in str(raised.value)
+
+
+def test_the_folder_of_checkpoints_is_made(tmp_path):
+    with pytest.raises(Interrupted):
+        Run(reinforce(), state=tmp_path / "runs" / "new", stop_after=2)()
+    assert (tmp_path / "runs" / "new" / MAIN).exists()
 
 
 def test_a_checkpoint_without_its_critic_is_never_read(tmp_path):

@@ -95,8 +95,9 @@ def reverse_divergence(pupil, teacher):
     """On fresh samples of the pupil, nats per token."""
     batches = OnPolicy(sampler(pupil, count=64), 1)
     trainer = Trainer(pupil, SplitOptimiser(pupil, LearningRates()), objective=Distillation(teacher, REVERSE))
+    (batch,) = next(batches(0))
     with torch.no_grad():
-        return trainer.loss(next(batches(0))).parts["divergence"]
+        return trainer.loss(batch).parts["divergence"]
 
 
 @pytest.mark.parametrize("behind_score", [False, True])
@@ -118,9 +119,15 @@ def test_the_pupil_comes_to_say_what_its_teacher_would(behind_score):
 def test_replayed_text_stands_beside_what_was_sampled():
     pupil = network_of(1)
     text = segment(range(10), [0.01] * 10)
-    plain = next(OnPolicy(sampler(pupil), 1)(0))
-    mixed = next(OnPolicy(sampler(pupil), 1, replay=lambda step: [text])(0))
+    (plain,) = next(OnPolicy(sampler(pupil), 1)(0))
+    (mixed,) = next(OnPolicy(sampler(pupil), 1, replay=lambda step: [text])(0))
     assert float(mixed.weights_BT.sum()) == pytest.approx(float(plain.weights_BT.sum()) + 0.09, rel=1e-4)
+
+
+def test_an_update_of_many_tokens_comes_in_parts_that_add_up():
+    batches = next(OnPolicy(sampler(network_of(1), count=800), 1)(0))
+    assert len(batches) > 1
+    assert sum(float(batch.weights_BT.sum()) for batch in batches) == pytest.approx(1.0, rel=1e-5)
 
 
 def test_going_on_samples_what_an_undisturbed_run_would_have(tmp_path):

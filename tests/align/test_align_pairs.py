@@ -59,6 +59,10 @@ def test_what_two_chats_share_does_not_count(tokenizer):
             tokenizer.decode([side.token_ids[i] for i in own if side.token_ids[i] not in tokenizer.stop_ids])
             == text
         )
+    with pytest.raises(DataError, match="have 3 in common"):
+        chat_pair(tokenizer, right, start)
+    with pytest.raises(DataError, match="no turn of the assistant"):
+        chat_pair(tokenizer, right, [*start, {"role": "user", "content": "Say?"}])
     with pytest.raises(DataError, match="have 4 in common"):
         chat_pair(tokenizer, right, right)
     with pytest.raises(DataError, match="have 0 in common"):

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from kweek.align.verifiers.program import BadTests, Program, from_asserts, read_tests, source_of
+from kweek.align.verifiers.program import BadTests, Program, from_asserts, read_tests, sandboxed, source_of
+from kweek.sandbox import SandboxError
+from kweek.sandbox.run import choose
 
 
 @dataclass
@@ -17,13 +19,23 @@ class Ended:
     reason: str | None
 
 
-def run(source, stdin):
-    """Ordinary processes: these programs are our own. What a sandbox does is tested where it is."""
+def plain(source, stdin):
+    """An ordinary process: these programs are our own."""
     try:
         done = subprocess.run([sys.executable, "-c", source], input=stdin, capture_output=True, timeout=20)
     except subprocess.TimeoutExpired:
         return Ended(-9, b"", "seconds")
     return Ended(done.returncode, done.stdout, None)
+
+
+@pytest.fixture(params=[plain, sandboxed], ids=["plain", "sandboxed"])
+def run(request):
+    if request.param is sandboxed:
+        try:
+            choose(programs=True)
+        except SandboxError as error:
+            pytest.skip(str(error))
+    return request.param
 
 
 TESTS = json.dumps(
@@ -52,17 +64,19 @@ TESTS = json.dumps(
         ("def f(a, b):\n    return True", 0.0, 0.0),
     ],
 )
-def test_programs(program, value, passed):
+def test_programs(run, program, value, passed):
     score = Program(run)(program, TESTS)
     assert (score.value, score.parts["passed"], score.error) == (value, passed, None)
 
 
-def test_what_is_no_program():
+def test_what_is_no_program(run):
     assert not Program(run)("I do not know how.", TESTS).parsed
     assert not Program(run)("", TESTS).parsed
+    half = Program(run)("print('\ud800')", TESTS)
+    assert not half.parsed and half.error is None, "the answer's fault, and not the sandbox's"
 
 
-def test_programs_that_read_and_print():
+def test_programs_that_read_and_print(run):
     gold = json.dumps([{"stdin": "2 3\n", "stdout": "5"}, {"stdin": "1 1\n", "stdout": "2\n"}])
     good = "a, b = map(int, input().split())\nprint(a + b)"
     assert Program(run)(good, gold).value == 1.0
@@ -70,7 +84,7 @@ def test_programs_that_read_and_print():
     assert Program(run)(good + "\nraise SystemExit(1)", gold).value == 0.0
 
 
-def test_expected_values_never_enter_the_sandbox():
+def test_expected_values_never_enter_the_sandbox(run):
     seen = []
 
     def watching(source, stdin):
@@ -102,7 +116,7 @@ def test_a_sandbox_that_fails_is_no_judgement():
         '[{"stdin": "", "stdout": " "}]',
     ],
 )
-def test_tests_that_test_nothing_are_an_error(gold):
+def test_tests_that_test_nothing_are_an_error(run, gold):
     with pytest.raises(BadTests):
         read_tests(gold)
     assert Program(run)("x = 1", gold).error is not None

@@ -2,10 +2,13 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kweek.align.audit.environment import audit_environment
 from kweek.align.audit.finding import require_sound
+from kweek.align.environments.named import environment
 from kweek.align.environments.prompts import Prompts, read_items, read_prompts
 from kweek.align.verifiers.named import KINDS, named
 from kweek.errors import ConfigError, DataError
@@ -81,7 +84,10 @@ def test_every_line_is_judged_by_its_own_verifier(tmp_path):
             {"prompt": "x", "gold": "1", "verifier": {"kind": "number", "reading": "sideways"}},
             "reading of number",
         ),
-        ({"prompt": "x", "gold": "1", "verifier": "program"}, "sandbox"),
+        (
+            {"prompt": "x", "gold": "1", "verifier": {"kind": "program", "run": "x"}},
+            "no option 'run'|sandbox",
+        ),
         ({"prompt": "x", "gold": "1", "verifier": "number", "promt": "y"}, "the key 'promt' is not known"),
     ],
 )
@@ -89,6 +95,62 @@ def test_a_line_that_is_no_prompt_is_named(tmp_path, line, words):
     path = write(tmp_path / "p.jsonl", prompt(1), line)
     with pytest.raises(DataError, match=rf"p\.jsonl:2.*{words}"):
         read_prompts(path)
+
+
+def table(path, *records):
+    pq.write_table(pa.Table.from_pylist(list(records)), path)
+    return path
+
+
+def every(made):
+    return [
+        item
+        for split in ("train", "validation", "test")
+        if made.pool.count(split)
+        for item in made.items("k", 99, split)
+    ]
+
+
+def test_tables_are_read_like_lines(tmp_path):
+    choice = {"kind": "choice", "num_options": 2}
+    lines = [prompt(i, verifier={"kind": "number"}, level="easy") for i in range(1, 9)]
+    lines += [{"prompt": "A or B?", "gold": "B", "verifier": choice, "level": "hard"}]
+    asked, found = (
+        {(item.id, item.gold, item.level, json.dumps(item.data, sort_keys=True)) for item in every(made)}
+        for made in (
+            read_prompts(write(tmp_path / "p.jsonl", *lines)),
+            read_prompts(table(tmp_path / "p.parquet", *lines)),
+        )
+    )
+    assert asked == found and len(found) == 9
+    schema = {"messages": [{"role": "user", "content": "An integer, as JSON."}], "gold": '{"type": "integer"}',
+              "verifier": "schema", "reference": "7"}  # fmt: skip
+    (tmp_path / "saved").mkdir()
+    made = environment(str(table(tmp_path / "saved" / "train.parquet", schema).parent))
+    (item,) = every(made)
+    assert (
+        item.data["reference"] == "7" and judged(made, item, "12") == 1.0 and judged(made, item, "x") == 0.0
+    )
+
+
+def test_names_of_data_sets_are_no_verifiers(tmp_path):
+    rows = [
+        {"data_source": "openai/gsm8k", "prompt": [{"role": "user", "content": f"What is {i}+1?"}],
+         "reward_model": {"style": "rule", "ground_truth": str(i + 1)}}
+        for i in range(20)
+    ]  # fmt: skip
+    path = table(tmp_path / "train.parquet", *rows)
+    made = read_prompts(path, verifier="number")
+    assert {judged(made, item, item.gold) for item in every(made)} == {1.0}
+    with pytest.raises(DataError, match=r"train\.parquet.*there is no verifier 'openai/gsm8k'"):
+        read_prompts(path)
+
+
+def test_tables_that_hold_no_tasks_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"train\.parquet.*conversation where a task"):
+        read_prompts(table(tmp_path / "train.parquet", {"question": "How many?", "answer": "two"}))
+    with pytest.raises(DataError, match=r"gone\.parquet"):
+        read_prompts(tmp_path / "gone.parquet")
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -118,6 +180,5 @@ def test_verifiers_by_name():
         named({"kind": "citation", "documents": {"a": "some text here"}})('"text here" [a]', "here").value
         == 1.0
     )
-    assert named("program", run=lambda source, stdin: None)("", "[]").error is not None
     with pytest.raises(ConfigError, match="no option"):
         named({"kind": "text", "run": 1})

@@ -110,7 +110,17 @@ def test_another_tokenizer_is_refused(tokenizer, tmp_path):
     assert rank_pairs(model, [made]).num_pairs == 1
     torch.nn.init.normal_(model.scorer.score.weight, generator=torch.Generator().manual_seed(1))
     ids, sampled = made.chosen.token_ids, made.chosen.loss_mask
-    told = Rollout(Item(()), [*ids, 7], 0, [*sampled, False], [], (), Score(0.0, True), "stop", 0.0)
+    told = Rollout(
+        Item(({"role": "user", "content": "?"},)),
+        [*ids, 7],
+        0,
+        [*sampled, False],
+        [],
+        (),
+        Score(0.0, True),
+        "stop",
+        0.0,
+    )
     assert [score.value for score in model([told])] == model.rewards([made.chosen]), (
         "what a tool says is not read"
     )

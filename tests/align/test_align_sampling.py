@@ -9,6 +9,7 @@ import torch
 from policy_world import Letters, LettersEpisode, small_policy, small_tokenizer
 
 from kweek.align.environment import Item
+from kweek.align.environments.prompts import read_prompts
 from kweek.align.lessons import full_logprobs
 from kweek.align.sampling import Drawing, given, sample, sample_seed
 from kweek.align.turns import answer_of, continuation, turn_end
@@ -54,6 +55,16 @@ def one_of(model, world):
     """One attempt at one item."""
     items = world.items("a", 1, "train")
     return sample(model, small_tokenizer(), world, items, samples=1, key="k", drawing=Drawing())[0][0]
+
+
+def test_what_is_asked_wears_the_chat_template_and_a_bare_text_is_refused(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "What is 2+2?", "gold": "4", "verifier": "number"}')
+    (item,) = read_prompts(tmp_path / "p.jsonl").pool.draw("k", 1, "train")
+    said = encode_prompt(small_tokenizer(), item.messages)
+    assert small_tokenizer().decode(said).endswith("What is 2+2?<|im_end|>\n<|im_start|>assistant\n")
+    for wrong in ("What is 2+2?", ["What is 2+2?"], ()):
+        with pytest.raises(DataError, match="asks in messages"):
+            Item(wrong, "4")
 
 
 def test_groups_hold_what_the_engine_drew(engine):
@@ -267,14 +278,15 @@ def test_a_generation_that_failed_is_no_wrong_answer():
 def test_a_given_answer_stands_as_the_model_would_have_written_it(engine):
     tokenizer, world = small_tokenizer(), WordProblems()
     item = world.items("g", 1, "train")[0]
-    rollout = given(engine, tokenizer, world, item, item.gold)
+    (rollout,) = given(engine, tokenizer, world, [(item, item.gold)])
     assert rollout.score.value == 1.0
     chat = [*item.messages, {"role": "assistant", "content": item.gold, "trusted": True}]
     assert rollout.token_ids == encode_chat(tokenizer, chat).token_ids[: len(rollout.token_ids)]
     assert rollout.token_ids[-1] in tokenizer.stop_ids
     values = engine.score([rollout.token_ids])[0]
     assert rollout.logprobs[rollout.num_prompt_tokens :] == values[rollout.num_prompt_tokens :]
-    assert given(engine, tokenizer, world, item, "7 or 8").score.value == 0.0
+    (wrong,) = given(engine, tokenizer, world, [(item, "7 or 8")])
+    assert wrong.score.value == 0.0
 
 
 def test_thinking_that_the_prompt_has_opened_is_thinking():

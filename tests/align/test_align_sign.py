@@ -285,6 +285,33 @@ def test_columns_swapped_from_some_point_on_end_the_run():
     assert kinds[4] == "stop" and "lost" in guard._lowered()
 
 
+def _labelled(guard, shares, pairs=32):
+    """What the guard says to updates of which such shares were ranked as labelled."""
+    return [guard.after(Step(n, {"ranked": s, "pairs": pairs})).kind for n, s in enumerate(shares, start=1)]
+
+
+def _watching():
+    return SignGuard([Probe("x", [], lambda: None, lambda: [0.0, 1.0], own=False)], every=100)
+
+
+def test_pairs_that_turn_against_those_before_end_the_run_within_two_updates():
+    assert _labelled(_watching(), [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.1, 0.1])[6:] == ["ok", "stop"]
+
+
+@pytest.mark.parametrize(
+    "shares", [[0.2] * 8, [0.5] * 8, [0.9] * 6 + [0.6] * 4, [0.9] * 6 + [0.2, 0.9, 0.3, 0.9]]
+)
+def test_pairs_that_were_never_ranked_rightly_or_only_wobble_are_no_turn(shares):
+    assert set(_labelled(_watching(), shares)) == {"ok"}
+
+
+def test_a_turn_is_seen_across_a_kill():
+    first, second = _watching(), _watching()
+    _labelled(first, [0.9] * 6 + [0.1])
+    second.restore(json.loads(json.dumps(first.state())))
+    assert _labelled(second, [0.1]) == ["stop"]
+
+
 def test_scores_need_not_be_zero_or_one():
     rollouts = [a_rollout([1, 2], 1, 0.0) for _ in range(2)]
     graded = [replace(r, score=Score(v, True)) for r, v in zip(rollouts, (0.3, 0.7), strict=True)]

@@ -125,6 +125,11 @@ def test_without_confidence_it_is_the_likelihood():
     assert torch.equal(ours.value, plain.value) and ours.parts["disagreement"] == 0.0
 
 
+def test_labels_that_share_no_weight_are_refused():
+    with pytest.raises(DataError, match="with_confidence"):
+        make_trainer(ConfidenceLoss()).loss(next(batches_of(labelled_segments([rollout()]), 1)(0)))
+
+
 def scores(weak, student, ceiling, items=400, runs=1, seed=0):
     """Right or wrong with these chances, correlated by item, as of models of one kind."""
     draws = np.random.default_rng(seed).random((runs, items))

@@ -54,19 +54,19 @@ def test_examples_are_read_by_line(tmp_path):
     path = tmp_path / "examples.jsonl"
     rows = [
         {"question": "One and one?", "answer": "<<1+1=2>>2\n#### 2"},
-        {"question": "Ü?", "answer": "#### 7"},
+        {"question": "Ü, two lines\u2028long?", "answer": "#### 7"},
     ]
-    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n", encoding="utf-8")
     assert read_worked(path) == [Worked(row["question"], row["answer"]) for row in rows]
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "line 2: this is no JSON"),
-        ("[1]", "line 2: an example needs a question and an answer"),
-        ('{"question": "a", "answer": null}', "line 2: an example needs"),
-        ('{"question": "a", "answer": "7"}', "line 2: the answer has no line ####"),
+        ("{", "examples.jsonl:2: not valid JSON"),
+        ("[1]", "examples.jsonl:2: an example needs a question and an answer"),
+        ('{"question": "a", "answer": null}', "examples.jsonl:2: an example needs"),
+        ('{"question": "a", "answer": "7"}', "examples.jsonl:2: the answer has no line ####"),
     ],
 )
 def test_what_is_no_example_is_named_by_its_line(tmp_path, line, words):
@@ -80,3 +80,8 @@ def test_a_file_without_examples_is_refused(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match="there is no example"):
         read_worked(tmp_path / "empty.jsonl")
+    with pytest.raises(DataError, match="no such file"):
+        read_worked(tmp_path / "missing.jsonl")
+    (tmp_path / "bytes.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_worked(tmp_path / "bytes.jsonl")

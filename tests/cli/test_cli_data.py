@@ -53,7 +53,7 @@ def test_what_is_learnt_stands_between_brackets_where_there_are_no_colours(model
     assert "What is 2?" not in said
     assert "11 records of the format 'messages' (recognised), 10 used, 1 left out" in said
     assert "1 x an unknown role (chats.jsonl:11: 'wizard' in message 0)" in said
-    assert "tokens per sequence (10 of 10 rows encoded): p50" in said
+    assert "tokens per sequence (sequences: 10, of 10 rows): p50" in said
     assert "'<|im_end|>' 10" in said
 
 
@@ -85,7 +85,7 @@ def test_everything_as_json(model: Path, chats: Path) -> None:
 
 def test_lengths_that_do_not_fit_are_said(model: Path, chats: Path) -> None:
     said = kweek(str(chats), "--model", str(model), "--max-tokens", "4").output
-    assert "of 10 rows encoded, 10 are left out:" in said
+    assert "of 10 rows looked at, 10 cannot be encoded:" in said
     assert "10 x more tokens than fit" in said
     assert "left out: more tokens than fit" in said
 
@@ -95,6 +95,13 @@ def test_a_format_that_is_named_and_one_that_is_not_there(model: Path, chats: Pa
     with pytest.raises(SystemExit) as left:
         main(["data", "show", str(chats), "--model", str(model), "--format", "shared"])
     assert left.value.code == 2
+
+
+def test_without_a_model_it_says_which_are_wanted(chats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["data", "show", str(chats)])
+    assert left.value.code == 2
+    assert "give a run, a model folder or a gguf file" in capsys.readouterr().err.lower()
 
 
 def test_a_missing_file_is_one_line(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

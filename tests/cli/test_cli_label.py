@@ -117,8 +117,11 @@ def test_judging_undoing_leaving_and_coming_back(
     terminal.press("u")
     terminal.until("taken back")
     assert Records.read(out) == []
-    choose(terminal, "good")
-    terminal.until("is better")
+    shown = terminal.until("q: leave")
+    terminal.press("u")
+    terminal.until("nothing to take back")
+    terminal.press("1" if shown.index("good") < shown.index("bad") else "2")
+    assert "Question" not in terminal.until("is better"), "what is shown stays as it is"
     terminal.until("q: leave")
     terminal.press("q")
     screen, status = terminal.leave()
@@ -194,7 +197,7 @@ def test_two_models_answer_the_prompts_of_a_file(terminals: list[Terminal], tmp_
         *("--backend", "torch"),
     )
     terminals.append(terminal)
-    terminal.until("1 records left out")
+    terminal.until("left out: 1 (1 x no messages")
     terminal.until("0 of 2 judged")
     terminal.until("q: leave")
     for _ in range(2):
@@ -209,6 +212,16 @@ def test_two_models_answer_the_prompts_of_a_file(terminals: list[Terminal], tmp_
     assert [set(record["order"]) for record in records] == [{str(a), str(b)}] * 2
     assert all(record["winner"] == record["order"][0] for record in records)
     assert "model-a" not in terminal.seen.split("preferred")[0]  # nobody was told whose answer is whose
+
+
+def test_prompts_without_a_second_model_are_not_passed_over(
+    terminals: list[Terminal], pairs: Path, tmp_path: Path
+) -> None:
+    terminal = Terminal("label", str(pairs), "--prompts", str(pairs), "--out", str(tmp_path / "out.jsonl"))
+    terminals.append(terminal)
+    screen, status = terminal.leave()
+    assert status == 2
+    assert "prompts need two models" in screen
 
 
 def test_without_a_person_there_is_nothing_to_judge(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:

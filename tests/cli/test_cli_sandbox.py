@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from kweek.cli.main import app, main
-from kweek.cli.sandbox import _harmless
+from kweek.cli.screen import harmless
 from kweek.sandbox import SandboxError, namespaces
 from kweek.sandbox.wasm import guest
 
@@ -105,4 +105,4 @@ def test_errors_are_one_line(words: list[str], said: str, capsys: pytest.Capture
 
 
 def test_what_a_program_prints_does_nothing_to_a_terminal() -> None:
-    assert _harmless("a\tb\n\x1b]0;title\x07\x9b2J ü") == "a\tb\n\\x1b]0;title\\x07\\x9b2J ü"
+    assert harmless("a\tb\n\x1b]0;title\x07\x9b2J ü") == "a\tb\n\\x1b]0;title\\x07\\x9b2J ü"

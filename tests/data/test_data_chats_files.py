@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import itertools
 import json
@@ -18,7 +19,7 @@ from chat_files import asked, lines, rows, said
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kweek.data.chats import Conversation
+from kweek.data.chats import Conversation, row_id
 from kweek.data.chats_files import _elements, _lines, find_source, read_records
 from kweek.errors import DataError
 
@@ -114,6 +115,15 @@ def test_the_nulls_with_which_tables_fill_up_objects_are_gone(tmp_path: Path, na
 def test_pictures_in_a_table_are_not_read(tmp_path: Path) -> None:
     pq.write_table(table([{**chat, "picture": b"\xff" * 100} for chat in CHATS[:3]]), tmp_path / "a.parquet")
     assert all(set(r.value) == {"messages"} for r in read_records(tmp_path / "a.parquet"))
+
+
+def test_values_that_json_has_not_are_text(tmp_path: Path) -> None:
+    day = datetime.date(2026, 1, 2)
+    held = [{"prompt": "Hi", "gold": "x", "data": {"day": day, "picture": b"\xff\xff"}}]
+    pq.write_table(table(held), tmp_path / "a.parquet")
+    ((row,), _) = rows(tmp_path / "a.parquet")
+    assert row.data == {"day": "2026-01-02", "picture": "2 bytes"}  # type: ignore[union-attr]
+    assert row_id(row)
 
 
 def test_a_map_is_an_object(tmp_path: Path) -> None:

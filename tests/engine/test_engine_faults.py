@@ -124,12 +124,12 @@ def test_a_slot_that_grows_leaves_the_others_where_they_are():
     for slot in range(3):
         backend.forward([Fed(slot, 0, [1, 2, 3])], [])
         backend.reserve(slot, 100)
-    before = backend._slots["data"].copy()
+    before = backend._memory.table["data"].copy()
     for position in range(3, 40):
         backend.forward([Fed(1, position, [4])], [0])
-    assert np.array_equal(backend._slots["data"], before), "a step moves nothing"
+    assert np.array_equal(backend._memory.table["data"], before), "a step moves nothing"
     backend.reserve(1, 600)
-    assert (backend._slots["data"] != before).tolist() == [False, True, False]
+    assert (backend._memory.table["data"] != before).tolist() == [False, True, False]
 
 
 def test_nothing_is_compiled_for_this_processor_alone():

@@ -374,10 +374,10 @@ def test_after_an_update_the_native_engine_keeps_its_memory(network):
     request = Request([3, 4, 5], 6)
     engine.generate([request])
     backend = engine._scheduler.backend
-    held = [array.ctypes.data for array in backend._arrays]
+    held = backend._memory.table["data"].tolist()
     with torch.no_grad():
         mine.head_weight.neg_()
     after = engine.generate([request])[0]
     assert engine._scheduler.backend is backend
-    assert [array.ctypes.data for array in backend._arrays] == held
+    assert backend._memory.table["data"].tolist() == held
     assert after == Engine(mine, num_slots=2).generate([request])[0]

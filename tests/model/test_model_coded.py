@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,7 +89,9 @@ def test_merged_it_is_plain_and_detached_it_is_codes_again() -> None:
     fill(network)
     expected = network(ids)
     merge(network)
-    assert torch.equal(network(ids), expected) and not torch.equal(expected, plain)
+    assert torch.allclose(network(ids), expected, atol=5e-5) and not torch.allclose(
+        expected, plain, atol=1e-2
+    )
     assert not any(isinstance(place.layer, CodedLinear) for place in places(network) if place.path)
     other = random_network(small_config())
     hold_codes(other, some_codes(other))
@@ -129,9 +132,9 @@ def test_the_peak_of_a_step_falls(tmp_path: Path) -> None:
     matrices = sum(p.numel() for name, p in network.named_parameters() if "_proj" in name)
     save_model(tmp_path, network, quantized_tensors=some_codes(network))
     peaks = {}
+    returned = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what glibc keeps of freed ones differs from run to run
     for kind in ("codes", "plain"):
         words = [sys.executable, "-c", _STEP, str(tmp_path), kind]
-        found = subprocess.run(words, capture_output=True, text=True, check=True)
+        found = subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ | returned)
         peaks[kind] = int(found.stdout)
-    # Seven eighths, less what one matrix takes and what allocators keep, which differs from run to run.
-    assert peaks["plain"] - peaks["codes"] > 0.5 * 4 * matrices
+    assert peaks["plain"] - peaks["codes"] > 0.7 * 4 * matrices  # seven eighths, less what one matrix takes

@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from kweek.model.fused import HeadLayout, attend, feed_forward, project_heads, rms_norm, rotate
-from kweek.model.head import fused_cross_entropy, token_nll
+from kweek.model.head import fused_cross_entropy, token_nll, token_nll_flop
 from kweek.model.linear import Plain
 
 torch.set_num_threads(1)
@@ -154,6 +155,13 @@ def test_token_nll_is_that_of_autograd_and_a_frozen_head_gets_no_gradient():
         results.append((nll.detach(), x.grad, w.grad))
     for ours, theirs in zip(*results, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
+    with FlopCounterMode(display=False) as counter:
+        x, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        token_nll(x, w, targets).backward(wanted_gradient)
+    counted = int(wanted_gradient.count_nonzero())
+    outer = 2.0 * weight.numel() * counted  # added in place, which the counter does not see
+    assumed = 3 * 2.0 * weight.numel() * len(hidden)
+    assert assumed + token_nll_flop(weight, counted, len(hidden)) == counter.get_total_flops() + outer
     frozen = hidden.clone().requires_grad_()
     for loss in (
         token_nll(frozen, weight, targets).sum(),

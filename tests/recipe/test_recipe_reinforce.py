@@ -1,8 +1,11 @@
 """The keys of the stage `reinforce`: what cannot be meant is refused with the recipe, in one line."""
 
+import json
+
 import pytest
 
-from kweek.errors import ConfigError
+from kweek.errors import ConfigError, DataError
+from kweek.recipe.identity import stage_fingerprint
 from kweek.recipe.schema import parse_stage
 from kweek.recipe.text import Source
 
@@ -47,3 +50,35 @@ def test_settings_that_contradict_each_other_are_refused_with_the_recipe(keys, s
 def test_settings_that_can_be_meant_are_taken(keys):
     config = stage(**keys).config
     assert config.course().steps == 60 and config.algorithm_policy() is not None
+
+
+def mark(**keys):
+    return stage_fingerprint(stage(**keys), 0, None, {"model": "m", "corpus": "c"})
+
+
+def test_what_is_attempted_is_found_before_anything_runs(tmp_path, monkeypatch):
+    for name, said in (
+        ("storys", "Write 'stories'"),
+        ("nothing.jsonl", "No such file"),
+        ("nowhere:Errands", "no module 'nowhere'"),
+    ):
+        with pytest.raises((ConfigError, DataError), match=said):
+            mark(environment=name)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "x", "gold": "1"}')
+    with pytest.raises(DataError, match=r"bad\.jsonl:1.*no verifier"):
+        mark(environment=str(bad))
+    assert mark(environment=str(bad), verifier="number") != mark(environment="guessing")
+
+
+def test_a_stage_is_another_when_what_it_attempts_has_changed(tmp_path, monkeypatch):
+    path = tmp_path / "p.jsonl"
+    found = []
+    for gold in ("2", "3"):
+        path.write_text(json.dumps({"prompt": "What is 1+1?", "gold": gold, "verifier": "number"}))
+        found.append(mark(environment=str(path)))
+    monkeypatch.chdir(tmp_path)
+    for text in ("Mine = None", "raise SystemExit('this is not run')"):
+        (tmp_path / "mine.py").write_text(text)
+        found.append(mark(environment="mine:Mine"))
+    assert len(set(found)) == 4 and found[-1] == mark(environment="mine:Mine")

@@ -172,7 +172,6 @@ def test_a_system_message_that_moves_is_where_it_is_served(family: Make) -> None
             [SEVERAL[0], {**call("x", 1)[0], "content": "I look."}],
             "call of a tool beside content",
         ),
-        ("llama3.1", [SEVERAL[0], says("tool", "3"), SEVERAL[1]], "results of tools"),
         ("qwen2.5", [says("developer", "Be brief."), *SEVERAL], "developer message"),
     ],
 )

@@ -117,8 +117,8 @@ def test_a_step_counts_what_the_network_says():
     trainer = make_trainer()
     batch = next(batches(0))
     result = trainer.step([batch, batch], 1.0)
-    expected = 2 * trainer.network.num_flops(*batch.ids_BT.shape, backward=True)
+    tokens, length = batch.ids_BT.numel(), batch.ids_BT.shape[1]
+    per_token = trainer.network.num_flops_per_token(length, backward=True)
     num_trained = sum(value.numel() for value in trainer.weights().values())
-    assert result.flop == pytest.approx(expected + 14 * num_trained)
-    full = batch.ids_BT.numel() * trainer.network.config.num_flops_per_token(batch.ids_BT.shape[1], True)
-    assert expected < 2 * full
+    assert result.flop == pytest.approx(2 * tokens * per_token + 14 * num_trained)
+    assert per_token < trainer.network.config.num_flops_per_token(length, backward=True)

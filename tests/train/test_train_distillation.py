@@ -153,7 +153,10 @@ def sampled(teacher, pupil, prompt, tokens):
     scores = Engine(teacher).score(sequences)
     counted = np.r_[np.zeros(len(prompt)), 1.0]
     return collate(
-        [[segment(ids, counted, {TEACHER: found})] for ids, found in zip(sequences, scores, strict=True)]
+        [
+            [segment(ids, counted, {TEACHER: found}, {TEACHER: 1.0})]
+            for ids, found in zip(sequences, scores, strict=True)
+        ]
     )
 
 
@@ -184,6 +187,25 @@ def test_samples_estimate_it_without_bias():
     one = collate([[segment([*prompt, 0], [0, 0, 0, 1])]])
     exact, _ = loss_and_gradients(Distillation(teacher, Measure(1.0)), pupil, one)
     assert interval.lo < exact.value.item() < interval.hi and interval.lo > 0
+
+
+def test_text_beside_samples_has_its_own_likelihood():
+    teacher, pupil, text = network_of(1), network_of(2), segment([4, 9, 2, 7], [0, 0.5, 0.5, 0.5])
+    said = Engine(teacher).score([[5, 6, 7, 8]])[0]
+    own = segment([5, 6, 7, 8], [0, 0, 1, 1], {TEACHER: said}, {TEACHER: 1.0})
+    results = {
+        name: loss_and_gradients(objective, pupil, collate([row]))
+        for name, objective, row in (
+            ("both", SampledDistillation(), [own, text]),
+            ("own", SampledDistillation(), [own]),
+            ("text", Likelihood(), [text]),
+        )
+    }
+    both, parts = results["both"], (results["own"], results["text"])
+    assert both[0].value.item() == pytest.approx(sum(loss.value.item() for loss, _ in parts), rel=1e-5)
+    assert both[0].parts["divergence"] == pytest.approx(parts[0][0].parts["divergence"], rel=1e-3)
+    for found, a, b in zip(both[1], parts[0][1], parts[1][1], strict=True):
+        assert torch.allclose(found, a + b, atol=1e-5)
 
 
 def test_without_the_teachers_word_nothing_is_estimated():

@@ -13,7 +13,7 @@ from kweek.model.config import ModelConfig
 from kweek.model.head import token_nll
 from kweek.model.initial import initialise
 from kweek.model.network import Network
-from kweek.train.objective import Loss
+from kweek.train.objective import Likelihood, Loss
 from kweek.train.optimiser import LearningRates, SplitOptimiser, orthogonalise
 from kweek.train.schedule import WarmupStableDecay, sequence_lengths
 from kweek.train.trainer import Trainer, fit
@@ -75,7 +75,7 @@ def test_training_lowers_the_loss_and_starts_uniform():
 def test_resuming_gives_the_same_bits(tmp_path, muon):
     undisturbed = make_trainer(muon=muon)
     fit(undisturbed, mix(20).batches, 20, WarmupStableDecay(20))
-    state = tmp_path / "state.safetensors"
+    state = tmp_path / "new" / "state.safetensors"
     calls = 0
 
     def stop_after_seven():
@@ -106,6 +106,26 @@ def test_a_loss_that_is_not_a_number_stops_before_the_weights_change():
     with pytest.raises(GuardError, match="not finite"):
         trainer.step([batch], 1.0)
     assert all(torch.equal(before[name], value) for name, value in trainer.network.state_dict().items())
+
+
+def test_an_update_that_broke_off_leaves_nothing_in_the_next_one():
+    class Breaks(Likelihood):
+        def __call__(self, network, hidden_BTD, batch):
+            if batch.num_tokens == 1:
+                raise RuntimeError
+            return super().__call__(network, hidden_BTD, batch)
+
+    undisturbed, disturbed = make_trainer(), make_trainer()
+    disturbed.objective = Breaks()
+    parts = [collate([[segment(ids)]]) for ids in ([1, 2, 3, 4], [5, 6])]
+    with pytest.raises(RuntimeError):
+        disturbed.step(parts, 1.0)
+    with pytest.raises(GuardError):
+        disturbed.step([collate([[segment([1, 2, 3], [1.0, float("nan"), 1.0])]])], 1.0)
+    for trainer in (undisturbed, disturbed):
+        trainer.step(parts[:1], 1.0)
+    for a, b in zip(undisturbed.network.parameters(), disturbed.network.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_microbatches_add_up():

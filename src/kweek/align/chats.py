@@ -5,16 +5,16 @@ Rows come from `kweek.data.chats_reading`. What cannot be encoded is counted wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from kweek.align.environment import Item
 from kweek.data.batches import Ids, Segment, Weights, segment
-from kweek.data.chats import Conversation, Judgement, Messages, Preference, Task, Tools, question, row_id
+from kweek.data.chats import Conversation, Judgement, Messages, Preference, Row, Task, Tools, question, row_id
 from kweek.data.chats_reading import read_chats, require
 from kweek.data.chats_report import BadRow, Report
 from kweek.data.prompts import VALIDATION_SHARE, divide, find_near
@@ -27,6 +27,8 @@ NUM_COMPARED = 3  # chats whose prompts are compared with served ones: a templat
 OverLong = Literal["skip", "cut"]
 AGAIN = "the same row as one before"
 TOO_LONG = "more tokens than fit"
+Read = TypeVar("Read", bound=Row)
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -149,24 +151,34 @@ def encode_rows(
         GuardError: there is no chat template; a mask or a prompt that must not be trained on.
     """
     tokenizer.template  # noqa: B018 - a missing one is no fault of a row
-    seen: set[str] = set()
-    for row in rows:
-        name = row_id(row)
-        try:
-            if name in seen:
-                raise BadRow(AGAIN)
-            seen.add(name)
-            found = encode_row(tokenizer, row, max_tokens, over_long)
-        except BadRow as bad:
-            report.num_rows -= 1
-            report.skip(row.origin, bad.reason, bad.detail)
-            continue
+
+    def make(row: Conversation) -> list[tuple[Chat, Example]]:
+        return encode_row(tokenizer, row, max_tokens, over_long)
+
+    for number, (row, found) in enumerate(usable(rows, make, report)):
         for chat, example in found:
             if check is not None:
                 check.add(chat, row.origin)
             yield example
-        if check is not None and len(seen) <= NUM_COMPARED:
+        if check is not None and number < NUM_COMPARED:
             check_prompts(tokenizer, row.messages, tools=row.tools)
+
+
+def usable(rows: Iterable[Read], make: Callable[[Read], Made], report: Report) -> Iterator[tuple[Read, Made]]:
+    """Every row that has not been met before, with what is made of it; where that raises BadRow, it is counted."""
+    seen: set[str] = set()
+    for row in rows:
+        try:
+            name = row_id(row)
+            if name in seen:
+                raise BadRow(AGAIN)
+            seen.add(name)
+            made = make(row)
+        except BadRow as bad:
+            report.num_rows -= 1
+            report.skip(row.origin, bad.reason, bad.detail)
+            continue
+        yield row, made
 
 
 def load_chats(
@@ -198,16 +210,9 @@ def load_chats(
 
     def examples(where: Path, into: Report) -> list[Example]:
         rows = require(read_chats(where, into, format=format, split=split), Conversation)
-        found = list(
+        return list(
             encode_rows(tokenizer, rows, into, max_tokens=max_tokens, over_long=over_long, check=check)
         )
-        if not found:
-            raise DataError(
-                f"no chat is left ({into.commonest()})",
-                where=into.source,
-                fix="look at it with kweek data show",
-            )
-        return found
 
     everything = examples(path, report)
     if validation is None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from kweek.align.curriculum import Curriculum
-from kweek.align.environment import Environment
+from kweek.align.environment import Environment, Item
 from kweek.align.policy import Policy
 from kweek.align.rollout import Group, Rollout
 from kweek.align.sampling import Drawing, sample
-from kweek.errors import ConfigError
+from kweek.errors import ConfigError, KweekError
 from kweek.protocols import LanguageModel, Score
 from kweek.tokenize.tokenizer import Tokenizer
 
@@ -123,13 +123,16 @@ class Collector:
         """Sample and judge batch number `step`.
 
         Raises:
-            KweekError: an answer could not be generated.
+            KweekError: an answer could not be generated, or the judge of all of them failed.
         """
         batch = Collected(step, version)
+        attempted: set[str] = set()
         for again in range(1 + self.course.rounds):
             wanted = self.course.prompts - len(batch.groups)
             key = f"{self.key}/{step}" + (f"/{again}" if again else "")
-            found = self._attempt(model, batch, wanted, key, curriculum)
+            items = self._items(key, wanted, curriculum, attempted)
+            attempted |= {item.id for item in items}
+            found = self._attempt(model, batch, items, key)
             last = again == self.course.rounds
             batch.groups += [group for group in found if last or _differs(group)]
             batch.equal += [group for group in found if not (last or _differs(group))]
@@ -137,17 +140,23 @@ class Collector:
                 break
         return batch
 
+    def _items(self, key: str, count: int, curriculum: Curriculum, attempted: Set[str]) -> list[Item]:
+        """Items that this batch has not attempted yet; fewer where there are not so many."""
+        looked_at = count * self.course.pool
+        items = self.environment.items(key, looked_at + len(attempted), "train")
+        new = [item for item in items if item.id not in attempted]
+        return curriculum.choose(new[:looked_at], count, key)
+
     def _attempt(
-        self, model: LanguageModel, batch: Collected, count: int, key: str, curriculum: Curriculum
+        self, model: LanguageModel, batch: Collected, items: Sequence[Item], key: str
     ) -> list[Group]:
         """One round: groups of judged rollouts."""
         started = time.monotonic()
-        items = self.environment.items(key, count * self.course.pool, "train")
         groups = sample(
             model,
             self.tokenizer,
             self.environment,
-            curriculum.choose(items, count, key),
+            items,
             samples=self.course.samples,
             key=key,
             drawing=self.drawing,
@@ -159,7 +168,7 @@ class Collector:
         batch.flop_rollout += sum(rollout.flop for rollout in rollouts)
         if self.judge is not None:
             batch.flop_reward += self.judge.num_flops(rollouts)
-            scores = (_finite(score) for score in self.judge(rollouts))
+            scores = iter(_judged(self.judge, rollouts))
             groups = [[replace(rollout, score=next(scores)) for rollout in group] for group in groups]
         batch.seconds_sampling += sampled - started
         batch.seconds_judging += time.monotonic() - sampled
@@ -167,6 +176,26 @@ class Collector:
             rollout.score.error for group in groups for rollout in group if rollout.score.error is not None
         ]
         return [[rollout for rollout in group if rollout.score.error is None] for group in groups]
+
+
+def _judged(judge: Judge, rollouts: Sequence[Rollout]) -> list[Score]:
+    """One score for each rollout.
+
+    Raises:
+        KweekError: the judge as a whole fails, so that nothing is known of any of them.
+    """
+    try:
+        scores = list(judge(rollouts))
+    except KweekError:
+        raise
+    except Exception as error:
+        raise KweekError(
+            f"the judge raised {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}",
+            fix="mend it, or let it give a Score with an error for what it cannot judge",
+        ) from error
+    if len(scores) != len(rollouts):
+        raise KweekError(f"the judge gave {len(scores)} scores for {len(rollouts)} answers")
+    return [_finite(score) for score in scores]
 
 
 def _finite(score: Score) -> Score:

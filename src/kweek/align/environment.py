@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from kweek.errors import DataError
 from kweek.protocols import Message, Score, TokenInterceptor
 from kweek.tokenize.tokenizer import Tokenizer
 
@@ -28,12 +29,23 @@ class Item:
         gold: the right answer; empty where only the environment's own function knows.
         level: how hard, for tables; empty where nobody says.
         data: what else the judge needs, as JSON.
+
+    Raises:
+        DataError: the messages are none, such as a bare text, which no chat template would ever see.
     """
 
     messages: tuple[Message, ...]
     gold: str = ""
     level: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = self.messages
+        if isinstance(given, str) or not given or not all(isinstance(one, Mapping) for one in given):
+            raise DataError(
+                f"an item asks in messages, and {str(given)[:60]!r} is none",
+                fix='write ({"role": "user", "content": "…"},)',
+            )
 
     @property
     def id(self) -> str:

@@ -226,7 +226,7 @@ class Isolated:
     Args:
         function: JSON in, JSON out; or anything, with an `adaptor`.
         adaptor: makes such a function of it, in the worker; importable itself where `function` is.
-        seconds: of processor time of one call, and three times as many by the clock; then its process is killed, and
+        seconds: of processor time of one call, and five times as many by the clock; then its process is killed, and
             the next call starts another.
         memory_bytes: that a call may add to its process.
     """

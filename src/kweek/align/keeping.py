@@ -26,11 +26,13 @@ class Keeper:
     """The files of one run in its folder.
 
     Args:
-        folder: where; None keeps what guards want in memory and writes nothing.
+        folder: where, made if need be; None keeps what guards want in memory and writes nothing.
     """
 
     def __init__(self, learner: Learner, folder: Path | None) -> None:
         self._learner, self._folder = learner, folder
+        if folder is not None:  # now, and not when the first checkpoint is due
+            folder.mkdir(parents=True, exist_ok=True)
         self._kept: dict[str, int] = {}  # by guard, the step whose weights it wants
         self._in_memory: dict[int, dict[str, Tensor]] = {}
 

@@ -116,7 +116,7 @@ class Loop:
         self._restore()
         try:
             for guard in self.guards:
-                verdict = guard.before()
+                verdict = self._begun(guard)
                 if self._heard(guard, verdict):
                     return Finished(self.totals, f"{guard.name}: {verdict.text}", self.totals.step)
             return self._steps()
@@ -175,6 +175,15 @@ class Loop:
             return None
         why, keep = stopped[0]
         return Finished(self.totals, why, number if keep is None else self._keeper.go_back(keep, number))
+
+    def _begun(self, guard: Guard) -> Verdict:
+        """What a guard says before the first update; a refusal is passed on as well."""
+        try:
+            return guard.before()
+        except GuardError as error:
+            if self.on_verdict is not None:
+                self.on_verdict(guard.name, self.totals.step, Verdict("stop", str(error)))
+            raise
 
     def _heard(self, guard: Guard, verdict: Verdict) -> bool:
         """Keep what it wants kept, and pass it on; whether it ends the run."""

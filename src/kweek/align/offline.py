@@ -18,7 +18,8 @@ from kweek.store.artifact import ArtifactWriter
 from kweek.tokenize.agreement import ids_fingerprint
 from kweek.tokenize.tokenizer import Tokenizer
 
-#: Of a teacher of 1.3M parameters on stories 16 tokens hold 99.9% of the shares; a row takes 66 bytes.
+#: A row takes 66 bytes. Of a teacher of 1.3M parameters 16 tokens hold 99.8% of the shares in answers; in documents
+#: only 64%, so more are worth their place there.
 NUM_LIKELIEST = 16
 READ_TOGETHER = 64  # sequences in one call: an engine is full with them, and their lists stay small
 

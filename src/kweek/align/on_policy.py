@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from kweek.align.rollout import Rollout
+from kweek.align.sequences import micro_batches
 from kweek.align.sft import ROW_LENGTH
-from kweek.data.batches import Batch, Segment, collate, pack, segment
+from kweek.data.batches import Batch, Segment, segment
 from kweek.errors import DataError, KweekError
 from kweek.model.divergence import Measure
 from kweek.protocols import LanguageModel
@@ -66,7 +67,11 @@ def scored_segments(rollouts: Sequence[Rollout], teacher: LanguageModel) -> list
                 "the teacher does not give every sampled token a finite log-probability",
                 fix="take a teacher of the same vocabulary that scores prompts",
             )
-        segments.append(segment(one.token_ids, sampled / np.float32(total), {TEACHER: logprobs}))
+        streams, labels = (
+            {TEACHER: logprobs},
+            {TEACHER: 1.0},
+        )  # the label tells them from text that is replayed
+        segments.append(segment(one.token_ids, sampled / np.float32(total), streams, labels))
     return segments
 
 
@@ -81,13 +86,14 @@ Sample = Callable[[int], Sequence[Rollout]]  # the rollouts of an update, drawn 
 
 
 class OnPolicy:
-    """Batches of what the pupil says now, for `kweek.train.trainer.fit`: each is sampled when it is asked for.
+    """Updates on what the pupil says now, for `kweek.train.trainer.fit`: each is sampled when it is asked for.
 
     Args:
         sample: gives the rollouts of an update; keyed by its number, so that a resumed run sees the same.
         num_steps: updates.
         teacher: scores the sampled tokens, where it cannot read along in the objective.
-        replay: further segments of an update, their weights normalised by whoever made them.
+        replay: further segments of an update, their weights normalised by whoever made them. A teacher in the objective
+            reads them too; where it only scores, they have their own likelihood for a loss.
 
     Attributes:
         flop: of sampling so far; the trainer counts the rest, but for a teacher behind `score`.
@@ -106,8 +112,8 @@ class OnPolicy:
         self.flop = 0.0
         self.rollouts: Sequence[Rollout] = ()
 
-    def __call__(self, first_step: int = 0) -> Iterator[Batch]:
-        """Batches from `first_step` on.
+    def __call__(self, first_step: int = 0) -> Iterator[list[Batch]]:
+        """The micro-batches of every update from `first_step` on.
 
         Raises:
             KweekError: see `scored_segments`.
@@ -120,4 +126,5 @@ class OnPolicy:
                 if self.teacher is None
                 else scored_segments(self.rollouts, self.teacher)
             )
-            yield collate(pack([*segments, *(self.replay(step) if self.replay else ())], ROW_LENGTH))
+            segments += self.replay(step) if self.replay else ()
+            yield micro_batches([[one] for one in segments], ROW_LENGTH)

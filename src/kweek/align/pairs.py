@@ -19,7 +19,7 @@ from kweek.data.batches import Batch, Segment, segment
 from kweek.data.packing import keyed_generator
 from kweek.errors import DataError
 from kweek.protocols import Message
-from kweek.tokenize.chat import Chat, encode_chat, encode_prompt
+from kweek.tokenize.chat import Chat, encode_turns
 from kweek.tokenize.tokenizer import Tokenizer
 
 #: Sequences that the reference model scores in one call: enough to fill an engine, few enough to show progress.
@@ -32,9 +32,9 @@ class Pair:
 
     Attributes:
         chosen, rejected: all tokens, and which of them count: those of the answer that the model writes itself.
-        margin: by how much the chosen one is better, in the units of a reward; 0 where nobody says. weight: of the
-        pair in the mean, above 0; 1 for all unless some count more. chosen_reference, rejected_reference: the
-        reference model's natural-log probability of every token, parallel to
+        margin: by how much the chosen one is better, in the units of a reward; 0 where nobody says.
+        weight: of the pair in the mean, above 0; 1 for all unless some count more.
+        chosen_reference, rejected_reference: the reference model's natural-log probability of every token, parallel to
             the tokens; empty until `with_reference`.
     """
 
@@ -74,18 +74,18 @@ def chat_pair(
     shared = 0
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
         shared += 1
-    if not shared or shared == max(len(chosen), len(rejected)):
+    if not shared or shared == min(len(chosen), len(rejected)):
         raise DataError(
             f"two chats of {len(chosen)} and {len(rejected)} messages have {shared} in common",
             fix="give chats with the same beginning and different ends",
         )
-    num_prompt = len(encode_prompt(tokenizer, chosen[:shared]))
-    sides = (encode_chat(tokenizer, side) for side in (chosen, rejected))
-    ours, theirs = (
-        replace(side, turns=[turn if i >= num_prompt else -1 for i, turn in enumerate(side.turns)])
-        for side in sides
-    )
-    return Pair(ours, theirs, margin)
+    sides = [encode_turns(tokenizer, side, first=shared) for side in (chosen, rejected)]
+    if any(len(side) != 1 for side in sides):
+        raise DataError(
+            "an answer has no turn of the assistant, or several that the template rewrites once others follow",
+            fix="end both chats with one turn of the assistant",
+        )
+    return Pair(sides[0][0], sides[1][0], margin)
 
 
 def usable(pairs: Sequence[Pair], max_length: int) -> tuple[list[Pair], Mapping[str, int]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kweek.align.chats import NUM_COMPARED, answers, encode_row
+from kweek.align.chats import AGAIN, NUM_COMPARED, TOO_LONG, answers, encode_row
 from kweek.data.chats import Conversation, Preference, Row, Task, row_id
 from kweek.data.chats_reading import read_chats
 from kweek.data.chats_report import BadRow, Report
@@ -115,10 +115,17 @@ def preview(
     found = Preview(Report())
     first: list[Row] = []
     chosen: list[tuple[int, int, Row]] = []  # a heap: the row with the largest hash on top
+    seen: set[str] = set()
     for number, row in enumerate(read_chats(path, found.report, format=format, split=split)):
+        name = row_id(row)
+        if name in seen:
+            found.report.num_rows -= 1
+            found.report.skip(row.origin, AGAIN)
+            continue
+        seen.add(name)
         if len(first) < num_samples:
             first.append(row)
-        entry = (-int.from_bytes(hashlib.sha256(row_id(row).encode()).digest()[:8], "big"), number, row)
+        entry = (-int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"), number, row)
         heapq.heappush(chosen, entry) if len(chosen) < num_measured else heapq.heappushpop(chosen, entry)
     _measure(found, tokenizer, [row for _, _, row in sorted(chosen, key=lambda e: e[1])], max_tokens)
     for row in first:
@@ -178,7 +185,7 @@ def _chats(tokenizer: Tokenizer, row: Row, max_tokens: int) -> list[tuple[str, C
     titles = ("chosen", "rejected") if isinstance(row, Preference) else ("good" if row.good else "bad",)
     chats = answers(tokenizer, row)
     if (longest := max(len(chat.token_ids) for chat in chats)) > max_tokens:
-        raise BadRow("more tokens than fit", f"{longest} of {max_tokens}")
+        raise BadRow(TOO_LONG, f"{longest} of {max_tokens}")
     return [
         (title, chat, [row.weight * learnt for learnt in chat.loss_mask])
         for title, chat in zip(titles, chats, strict=True)

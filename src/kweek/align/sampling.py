@@ -139,20 +139,25 @@ def sample_seed(key: str, item: Item, number: int, turn: int = 0) -> int:
 
 
 def given(
-    model: LanguageModel, tokenizer: Tokenizer, environment: Environment, item: Item, answer: str
-) -> Rollout:
-    """The rollout of a given answer, as if the model had sampled it: for guards that must know its reward and gradient.
+    model: LanguageModel, tokenizer: Tokenizer, environment: Environment, asked: Sequence[tuple[Item, str]]
+) -> list[Rollout]:
+    """Rollouts of given answers, as if the model had sampled them: for guards that must know their reward and gradient.
 
     Args:
-        answer: content of the assistant's only turn.
+        asked: items, each with the content of the assistant's only turn.
     """
-    attempt = _begin(environment.begin(item), item, encode_prompt(tokenizer, item.messages), 0)
-    ids = [*tokenizer.encode(answer), turn_end(tokenizer, item.messages)]
-    scored = model.score([[*attempt.ids, *ids]])[0][attempt.num_prompt :]
-    completion = Completion(ids, [True] * len(ids), scored, "stop", attempt.num_prompt, 0.0)
-    _take(attempt, completion, tokenizer, None)
-    _answer(attempt, tokenizer, None, last=True)
-    return _finish(attempt, 0)
+    attempts = [
+        _begin(environment.begin(item), item, encode_prompt(tokenizer, item.messages), 0) for item, _ in asked
+    ]
+    answers = [[*tokenizer.encode(text), turn_end(tokenizer, item.messages)] for item, text in asked]
+    scored = model.score([[*attempt.ids, *ids] for attempt, ids in zip(attempts, answers, strict=True)])
+    for attempt, ids, logprobs in zip(attempts, answers, scored, strict=True):
+        own = logprobs[attempt.num_prompt :]
+        _take(
+            attempt, Completion(ids, [True] * len(ids), own, "stop", attempt.num_prompt, 0.0), tokenizer, None
+        )
+        _answer(attempt, tokenizer, None, last=True)
+    return [_finish(attempt, 0) for attempt in attempts]
 
 
 def _begin(episode: Episode, item: Item, prompt: Sequence[int], number: int) -> _Attempt:

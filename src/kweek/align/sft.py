@@ -67,6 +67,7 @@ class ChatBatches:
         replay_tokens: int = 256,
         replay_weight: float = 0.5,
         eos_id: int = 0,
+        row_length: int = ROW_LENGTH,
     ) -> None:
         self.chats, self.batch_size, self.epochs, self.seed = chats, batch_size, epochs, seed
         self.replay, self.replay_tokens, self.replay_weight, self.eos_id = (
@@ -75,6 +76,7 @@ class ChatBatches:
             replay_weight,
             eos_id,
         )
+        self.row_length = row_length
         self.steps_per_epoch = max(1, len(chats) // batch_size)
         self.num_steps = self.steps_per_epoch * epochs
 
@@ -97,10 +99,13 @@ class ChatBatches:
                 [self.chats[int(i)] for i in chosen],
                 [part for row in rows_of_text for part in row],
                 self.replay_weight,
+                self.row_length,
             )
 
 
-def weighted(chats: Sequence[Segment], replayed: Sequence[Segment], replay_weight: float) -> Batch:
+def weighted(
+    chats: Sequence[Segment], replayed: Sequence[Segment], replay_weight: float, row_length: int = ROW_LENGTH
+) -> Batch:
     """Pack chats and replayed text into rows; each group's weights are normalised by its own sum."""
     groups = [(chats, 1.0), (replayed, replay_weight)]
     segments: list[Segment] = []
@@ -112,7 +117,7 @@ def weighted(chats: Sequence[Segment], replayed: Sequence[Segment], replay_weigh
         raise GuardError(
             "a batch carries no loss at all", fix="raise the batch size or check the chats' masks"
         )
-    return collate(pack(segments, ROW_LENGTH))
+    return collate(pack(segments, row_length))
 
 
 @torch.no_grad()

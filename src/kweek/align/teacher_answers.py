@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from kweek.align.rollout import Rollout
+from kweek.align.turns import answer_of
 from kweek.data.batches import Segment, segment
 from kweek.engine.endpoint.model import Answer
 from kweek.errors import KweekError
 from kweek.protocols import LanguageModel, Message, Request, TokenInterceptor
-from kweek.tokenize.chat import encode_prompt, parse_completion
+from kweek.tokenize.chat import encode_prompt
 from kweek.tokenize.tokenizer import Tokenizer
 
 Chat = list[dict[str, Any]]
@@ -69,13 +70,10 @@ def ask(
         for chat in chats
     ]  # fmt: skip
     answers = []
-    for done in teacher.generate(requests):
+    for request, done in zip(requests, teacher.generate(requests), strict=True):
         if done.error is not None:
             raise KweekError(done.error)
-        fields = parse_completion(tokenizer, done.token_ids)
-        message = {"role": "assistant"} | {
-            name: text for name, text in fields.items() if text or name == "content"
-        }
+        message = answer_of(tokenizer, done.token_ids, request.prompt_ids)
         answers.append(Answer(message, done.stop_reason, done.num_prompt_tokens, len(done.token_ids)))
     return answers
 
@@ -105,7 +103,9 @@ def learn_text(
         reasons: Mapping[str, bool] = {
             "budget": answer.stop_reason == "budget",
             "cut off": answer.stop_reason != "stop",
-            "empty": not str(answer.message.get("content") or "").strip(),
+            "empty": not (
+                str(answer.message.get("content") or "").strip() or answer.message.get("tool_calls")
+            ),
             "repeated": spelled in seen,
         }
         if why := next((name for name, holds in reasons.items() if holds), ""):

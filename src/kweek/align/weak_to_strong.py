@@ -121,7 +121,13 @@ class ConfidenceLoss:
     """The likelihood of the labels and, by the stream `OWN`, that of the student's own likeliest tokens."""
 
     def __call__(self, network: Network, hidden_BTD: Tensor, batch: Batch) -> Loss:
-        """See `Objective`. The part "disagreement" is the weight on own predictions that are not the label."""
+        """See `Objective`. The part "disagreement" is the weight on own predictions that are not the label.
+
+        Raises:
+            DataError: a batch whose labels share no weight.
+        """
+        if OWN not in batch.streams:
+            raise DataError("the batch leaves the student no say", fix="make batches by with_confidence")
         hidden_ND, targets_N = hidden_BTD.flatten(0, 1), batch.targets_BT.flatten()
         head_VD = network.head_weight
         value, nll_N = fused_cross_entropy(hidden_ND, head_VD, targets_N, batch.weights_BT.flatten())

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kweek.align.environment import Item, Split
+from kweek.align.environments.single_turn import OneAnswer
 from kweek.align.verifier import whole_number
 from kweek.data import stories
 from kweek.evaluate.problems import MAX_NEW_TOKENS
-from kweek.protocols import Message, Score, TokenInterceptor, Verifier
+from kweek.protocols import TokenInterceptor, Verifier
 from kweek.system.calculator import Calculator
 from kweek.tokenize.tokenizer import Tokenizer
-
-
-class OneAnswer:
-    """An `Episode` that ends with the first answer, whose content a verifier judges."""
-
-    def __init__(self, item: Item, verifier: Verifier) -> None:
-        self._item, self._verifier, self._answer = item, verifier, ""
-
-    def step(self, message: Message) -> Sequence[Message]:
-        """See `Episode`."""
-        self._answer = str(message["content"])
-        return ()
-
-    def score(self) -> Score:
-        """See `Episode`."""
-        return self._verifier(self._answer, self._item.gold)
 
 
 @dataclass(frozen=True)

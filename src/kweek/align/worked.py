@@ -6,7 +6,6 @@ come, and carry no weight: the model learns to ask, not to reckon.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from kweek.data.batches import Segment, segment
+from kweek.data.chats_files import find_source, read_records
 from kweek.data.stories import Problem
 from kweek.errors import DataError
 from kweek.system.arithmetic import Unreadable, evaluate, written
@@ -47,27 +47,27 @@ def of_problem(item: Problem) -> Worked:
 
 
 def read_worked(path: Path) -> list[Worked]:
-    """Lines of JSON with `question` and `answer`, as GSM8K has them.
+    """Records with `question` and `answer`, as GSM8K has them, in JSON lines or any other file of chats.
 
     Raises:
-        DataError: a line that is no such example; names it.
+        DataError: the file cannot be read, or a record is no such example; names it.
     """
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError("this is no JSON", where=where, fix="give one example per line") from error
+    for record in (record for file in find_source(path).files for record in read_records(file)):
+        if record.fault is not None:
+            raise DataError(record.fault, where=record.where, fix="give one example per line")
+        row = record.value
         texts = [row.get(key) if isinstance(row, dict) else None for key in ("question", "answer")]
         if not all(isinstance(text, str) and text.strip() for text in texts):
-            raise DataError("an example needs a question and an answer", where=where, fix="give both as text")
+            raise DataError(
+                "an example needs a question and an answer", where=record.where, fix="give both as text"
+            )
         example = Worked(str(texts[0]), str(texts[1]))
         if ANSWER_MARK not in example.solution:
             raise DataError(
-                f"the answer has no line {ANSWER_MARK}", where=where, fix=f"end it with {ANSWER_MARK} 42"
+                f"the answer has no line {ANSWER_MARK}",
+                where=record.where,
+                fix=f"end it with {ANSWER_MARK} 42",
             )
         found.append(example)
     if not found:

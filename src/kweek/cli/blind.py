@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kweek.cli.screen import harmless
+
 if TYPE_CHECKING:
     from kweek.system.blind import BlindTrial, Choice, Tally
 
@@ -33,10 +35,10 @@ def hold(trial: BlindTrial, record: Path, ask: Callable[[str], str] = input) -> 
             print(error)
             continue
         if pair.same:
-            print(f"\nboth: {pair.shown[0]}\n(the same to the letter; counted as such)")
+            print(f"\nboth: {harmless(pair.shown[0])}\n(the same to the letter; counted as such)")
             trial.judge(pair, "tie")
             continue
-        print(f"\n1: {pair.shown[0]}\n\n2: {pair.shown[1]}")
+        print(f"\n1: {harmless(pair.shown[0])}\n\n2: {harmless(pair.shown[1])}")
         choice = _choice(ask)
         if choice is None:
             break

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kweek.cli import data_audit
+from kweek.cli.screen import harmless
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -21,6 +24,7 @@ commands = typer.Typer(help="Look at data before anything is learnt from it.", n
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
+    data_audit.register(commands)
     app.add_typer(commands, name="data")
 
 
@@ -36,9 +40,9 @@ def show(
         typer.Argument(help="Chats or judgements: .jsonl, .json, .parquet, .arrow, or a folder of them."),
     ],
     model: Annotated[
-        Path,
+        Path | None,
         typer.Option("--model", help="Run, model folder or GGUF file whose tokenizer and template to use."),
-    ],
+    ] = None,
     form: Annotated[
         str | None, typer.Option("--format", help="Format of the records; found out when not named.")
     ] = None,
@@ -64,7 +68,14 @@ def show(
     from rich.console import Console
 
     from kweek.align.preview import preview
+    from kweek.errors import ConfigError
 
+    if model is None:
+        raise ConfigError(
+            "every model has its own chat template and tokens, so one has to be named",
+            where="--model",
+            fix="give a run, a model folder or a GGUF file; kweek get brings one",
+        )
     found = preview(
         file,
         _tokenizer(model),
@@ -79,7 +90,8 @@ def show(
         return
     console = Console(highlight=False, soft_wrap=True)
     for sample in found.samples:
-        console.print(_drawn(sample, boundaries, colours=console.color_system is not None), end="\n\n")
+        drawn = _drawn(sample, boundaries, colours=console.color_system is not None)
+        console.print(drawn, end="\n" if drawn.plain.endswith("\n") else "\n\n")
     _say(found, console)
 
 
@@ -119,11 +131,11 @@ def _drawn(sample: Sample, boundaries: bool, *, colours: bool) -> Text:
                 closing + opening + (f"(weight {weight:g}) " if weight not in (0.0, 1.0) else ""), "yellow"
             )
         before = weight
-        text.append(piece, ("green" if weight else "default") + (" underline" if special else ""))
+        text.append(harmless(piece), ("green" if weight else "default") + (" underline" if special else ""))
         if boundaries and piece:
             text.append("·", "dim")
     if sample.gold:
-        text.append(f"\nright answer: {sample.gold}", "dim")
+        text.append(f"\nright answer: {harmless(sample.gold)}", "dim")
     return text
 
 
@@ -140,13 +152,15 @@ def _say(found: Preview, console: Console) -> None:
     for note, times in report.notes.most_common():
         console.print(f"  {times:,} x {note}", style="dim", markup=False)
     if found.unfit.num_skipped:
-        console.print(f"of {found.num_measured:,} rows encoded, {found.unfit.num_skipped:,} are left out:")
+        console.print(
+            f"of {found.num_measured:,} rows looked at, {found.unfit.num_skipped:,} cannot be encoded:"
+        )
         _list_skipped(found.unfit, console)
     if found.lengths:
         for name, of in (("tokens", found.lengths), ("learnt", found.learnt)):
             marks = ", ".join(f"{key} {value:,}" for key, value in found.quantiles(of).items())
             console.print(
-                f"{name} per sequence ({len(of):,} of {found.num_measured:,} rows encoded): {marks}"
+                f"{name} per sequence (sequences: {len(of):,}, of {found.num_measured:,} rows): {marks}"
             )
     if (audit := found.audit) is not None:
         first, last = (", ".join(f"{text!r} {n:,}" for text, n in ends) for ends in (audit.first, audit.last))

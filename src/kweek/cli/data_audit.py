@@ -32,7 +32,7 @@ def audit(
         str,
         typer.Argument(
             metavar="FILE|NAME",
-            help="A JSONL file of prompts with verifiers, an environment, or module:name.",
+            help="A file or folder of prompts with verifiers (JSONL, Parquet, ...), an environment, or module:name.",
         ),
     ],
     verifier: Annotated[
@@ -50,12 +50,20 @@ def audit(
     Examples: kweek data audit prompts.jsonl · kweek data audit prompts.jsonl --verifier number --limit 'best
     constant=0.3' · kweek data audit gym:chain_sum · kweek data audit mine:Riddles --json
     """
+    from rich.console import Console
+
     from kweek.align.audit.environment import audit_environment
     from kweek.align.audit.finding import exploitability, require_sound
     from kweek.align.environments.named import environment
 
     limits = dict(_limit(text) for text in limit or [])
-    findings = audit_environment(environment(where, verifier=verifier), count=count, limits=limits)
+    made = environment(where, verifier=verifier)
+    with Console(stderr=True).status("") as status:
+
+        def show(done: float, total: float, note: str = "", **values: float) -> None:
+            status.update(f"{note} ({done:g} of {total:g})")
+
+        findings = audit_environment(made, count=count, limits=limits, progress=show)
     if as_json:
         rows = [dataclasses.asdict(finding) | {"passed": finding.passed} for finding in findings]
         print(json.dumps({"exploitability": exploitability(findings), "findings": rows}))

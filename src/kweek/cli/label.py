@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from kweek.cli.screen import harmless
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -76,6 +78,10 @@ def label(
         hold(blind_trial((a, b), records, temperature, max_tokens, seed, backend), out)
         return
     if b is None:
+        if prompts is not None:
+            raise ConfigError(
+                "prompts need two models to answer them", where="--prompts", fix="name the other one"
+            )
         labels = _of_file(a, form, records)
     else:
         assert prompts is not None
@@ -139,7 +145,7 @@ def _answerer(where: Path, temperature: float, max_tokens: int, seed: int, backe
 
 def _say_skipped(report: Any) -> None:
     if report.num_skipped:
-        print(f"{report.num_skipped} records left out: {report.commonest()}")
+        print(f"left out: {report.num_skipped:,} ({report.commonest()})")
 
 
 def _session(labels: Labels) -> None:
@@ -154,10 +160,13 @@ def _session(labels: Labels) -> None:
             _draw(pair, labels.num_done + 1, labels.num_pairs)
             shown = time.monotonic()
             said = _said(keys)
+            while said == "undo" and not labels.undo():
+                print("there is nothing to take back")  # and the pair stays as it is shown
+                said = _said(keys)
             if said == "quit":
                 return
             if said == "undo":
-                print("taken back" if labels.undo() else "there is nothing to take back")
+                print("taken back")
                 continue
             labels.judge(pair, cast("Choice", said), time.monotonic() - shown)
             print({"tie": "tie", "skip": "passed over"}.get(said, f"{said} is better"))
@@ -184,9 +193,10 @@ def _draw(pair: Pair, number: int, total: int) -> None:
     console = Console(highlight=False)
     console.rule(f"{min(number, total)} of {total}")
     for message in pair.prompt:
-        console.print(Text.assemble((f"{message['role']}: ", "bold"), str(message.get("content") or "")))
+        content = harmless(str(message.get("content") or ""))
+        console.print(Text.assemble((f"{message['role']}: ", "bold"), content))
     for number, answer in enumerate(pair.shown, 1):
-        console.print(Panel(Text(answer), title=str(number), title_align="left"))
+        console.print(Panel(Text(harmless(answer)), title=str(number), title_align="left"))
     console.print(Text(_HELP, "dim"))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kweek.cli.screen import harmless
 from kweek.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -145,14 +146,9 @@ def _show(result: Result, limits: Limits) -> None:
     """The program's output, and on standard error what it was ended for."""
     for stream, data in ((sys.stdout, result.stdout), (sys.stderr, result.stderr)):
         text = data.decode("utf-8", "replace")
-        stream.write(_harmless(text) if stream.isatty() else text)
+        stream.write(harmless(text) if stream.isatty() else text)
         stream.flush()
     if result.reason == "call":
         print("kweek: ended for a system call of another architecture", file=sys.stderr)
     elif result.reason:
         print(f"kweek: ended for {result.reason} (limit {getattr(limits, result.reason):,})", file=sys.stderr)
-
-
-def _harmless(text: str) -> str:
-    """Text for a terminal, without what would make it do something."""
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else repr(sign)[1:-1] for sign in text)

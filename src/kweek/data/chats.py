@@ -119,4 +119,4 @@ def row_id(row: Row) -> str:
     """Hash of everything that is learnt from a row; the same row met again, from whatever file, has the same id."""
     parts = {key: value for key, value in vars(row).items() if key not in ("origin", "weight")}
     whole = json.dumps([type(row).__name__, parts], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(whole.encode("utf-8")).hexdigest()[:32]
+    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -327,7 +327,9 @@ def _plain(value: Any) -> Any:
         if value and all(isinstance(entry, tuple) and len(entry) == 2 for entry in value):
             return {key: _plain(entry) for key, entry in value}  # a map
         return [_plain(entry) for entry in value]
-    return value
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"  # a picture, of which nobody here makes anything
+    return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
 
 
 # -- folders

@@ -168,20 +168,24 @@ def _task(record: Raw, note: Note) -> Row:
     if prompt and prompt[-1]["role"] == "assistant":
         raise BadRow("a task that holds its answer already")
     check_prompt(prompt)
-    gold, verifier = (
-        _gold(record),
-        record.get("verifier") or record.get("dataset") or record.get("data_source") or "",
-    )
     data = record.get("data") or record.get("extra_info") or {}
     if not isinstance(data, Mapping):
         raise BadRow("a value that is no object", "data")
+    data, verifier = dict(data), record.get("verifier")
+    if isinstance(verifier, Mapping):  # with options; tables fill in what a row does not have
+        data["verifier"] = {name: value for name, value in verifier.items() if value is not None}
+        verifier = ""
+    elif not verifier:
+        verifier = record.get("dataset") or record.get("data_source") or ""
+    if record.get("reference") is not None:
+        data["reference"] = words(record["reference"], "reference")
     level = record.get("level")
     return Task(
         tuple(prompt),
-        gold,
+        _gold(record),
         words(verifier, "verifier"),
         "" if level is None else str(level),
-        dict(data),
+        data,
         tuple(read_tools(record.get("tools"))),
     )
 
@@ -191,6 +195,8 @@ def _gold(record: Raw) -> str:
     value = record.get(
         "gold", record.get("ground_truth", held.get("ground_truth") if isinstance(held, Mapping) else None)
     )
+    if value is None:
+        value = record.get("answer")
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if value is None:

@@ -84,6 +84,7 @@ def read_tools(value: Any) -> list[Plain]:
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise BadRow("descriptions of tools that do not parse", "one has no name")
+        _all_words(function, "tools")
         found.append({"type": "function", "function": dict(function)})
     return found
 

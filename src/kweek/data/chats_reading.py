@@ -128,7 +128,7 @@ def _find_format(records: Iterator[Record], held: list[Record], where: str) -> F
     if first is None:
         fault = held[0].fault or "not an object"
         raise DataError(f"no chats in it: {fault}", where=held[0].where, fix="write one JSON object per line")
-    keys = ", ".join(map(str, list(first.value)[:12]))
+    keys = ", ".join(map(str, list(first.value)[:12])).encode("utf-8", "backslashreplace").decode()
     raise DataError(
         f"the format is not known (keys: {keys})",
         where=first.where,

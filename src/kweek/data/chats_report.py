@@ -67,7 +67,7 @@ class Report:
         if not self.skipped:
             return ""
         reason, count = self.skipped.most_common(1)[0]
-        return f"{count:,} times {reason}, first at {self.examples[reason][0]}"
+        return f"{count:,} x {reason}, first at {self.examples[reason][0]}"
 
     def to_dict(self) -> dict[str, Any]:
         """The counts as JSON, for records and for machines; reasons by falling count."""

@@ -67,6 +67,7 @@ class Backend(Protocol):
     Attributes:
         max_rows: rows and fed tokens of one call of `run`; at least `MAX_ROWS`.
         rewinds: whether a slot can go back to an earlier position; one with a recurrent state cannot.
+        rides: whether a row can choose from another's logits (`rides_on`), which costs nothing.
         logits: (rows, at least V) of the last call, in the order of its rows.
         lse: (rows,) the logarithm of the sum of their exponentials, after `run`.
     """
@@ -82,6 +83,9 @@ class Backend(Protocol):
 
     @property
     def rewinds(self) -> bool: ...
+
+    @property
+    def rides(self) -> bool: ...
 
     @property
     def logits(self) -> npt.NDArray[np.float32]: ...

@@ -49,7 +49,7 @@ class EagerBackend:
     """A network as it is: later changes of its weights show at once. See `Backend`."""
 
     max_rows = MAX_ROWS
-    rewinds = True
+    rewinds, rides = True, False
 
     def __init__(self, network: Network, *, num_slots: int = 64) -> None:
         self.network, self.config, self.num_slots = network, network.config, num_slots

@@ -29,7 +29,9 @@ from kweek.model.network import Network
 from kweek.protocols import Constraint, ShouldStop, TokenInterceptor, never
 
 SCORE_SLOTS = 16  # sequences scored in one call; their slots lie behind those of generations
-NUM_SLOTS = 64  # sequences at once: beyond it the native products gain nothing more per row
+NUM_SLOTS = (
+    96  # sequences at once: products gain little beyond 64 rows, and samples that say the same share a row
+)
 
 
 Version = tuple[tuple[int, int], ...]  # of every tensor, where it is and how often it has been written to
@@ -195,7 +197,7 @@ class Engine(BatchEngine):
         return before
 
     def _whole(self) -> Network:
-        """The network, with its adapter merged: torch would otherwise form the sum again for every token."""
+        """The network, with its adapter merged: as torch adds it, its thin products cost more than they compute."""
         return self.network if self.network.adapter is None else merged_copy(self.network)
 
     def _check_form(self) -> None:

@@ -28,6 +28,8 @@ class Generation:
         num_fed: how many of them have their keys and values in the slot.
         limit: new tokens that length and budget allow.
         num_shared: leading tokens that were found computed.
+        leader: the generation in whose slot its text is computed too, as long as both say the same.
+        num_ridden: new tokens that it had when it left its last leader, or ended with it; they cost nothing.
         num_resumed: new tokens that it had when it came out of a file or another engine.
         spent: FLOP before that.
     """
@@ -42,6 +44,7 @@ class Generation:
     constraint: Constraint | None = None
     mask: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     uniforms: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+    uniforms_address: int = 0
     slot: Slot | None = None
     num_fed: int = 0
     num_shared: int = 0
@@ -57,6 +60,8 @@ class Generation:
     stopped_by: bytes | int | None = None
     cancelled: bool = False
     error: str | None = None
+    leader: Generation | None = None
+    num_ridden: int = 0
     num_resumed: int = 0
     spent: float = 0.0
 
@@ -82,6 +87,7 @@ class Generation:
             generation.uniforms = np.random.Generator(np.random.Philox(key=request.seed)).random(
                 request.max_new_tokens + 1
             )
+            generation.uniforms_address = int(generation.uniforms.ctypes.data)
         if request.constraint is not None:
             generation.constraint = request.constraint()
             size = len(generation.constraint.allowed())
@@ -149,6 +155,40 @@ class Generation:
     def num_unscored(self) -> int:
         """Tokens of the prompt whose log-probabilities are wanted and not there yet."""
         return 0 if self.prompt_scores is None else len(self.request.prompt_ids) - len(self.prompt_scores)
+
+    def advance(self, count: int) -> None:
+        """So many more of its tokens have passed through the network; those of a rider have in its leader's slot."""
+        if self.slot is not None:
+            self.slot.token_ids += self.ids[self.num_fed : self.num_fed + count]
+            self.num_fed += count
+
+    @property
+    def watched(self) -> bool:
+        """Whether someone must look at every token before the next is drawn."""
+        request = self.request
+        asked = request.interceptor is not None and request.interceptor.trigger_ids is None
+        return asked or self.constraint is not None or request.num_top > 0
+
+    @property
+    def shareable(self) -> bool:
+        """Whether others may say the same with it: its logits are all that is wanted of the network."""
+        return not self.watched and self.prompt_scores is None
+
+    @property
+    def plain(self) -> bool:
+        """Whether a token that makes no row pause is only appended: nobody is told, nothing is matched."""
+        return self.on_token is None and not self.request.stop_texts and not self.watched
+
+    def take_plain(
+        self, tokens: list[int], logprobs: list[float], processed: list[float], kept: list[float]
+    ) -> None:
+        """Append tokens that neither end it nor call a tool; only where it is `plain`."""
+        self.ids += tokens
+        self.token_ids += tokens
+        self.sampled += [True] * len(tokens)
+        self.logprobs += logprobs
+        self.processed += processed
+        self.kept += kept
 
     def take(
         self,
@@ -235,7 +275,8 @@ class Generation:
         start = len(self.request.prompt_ids) + self.num_resumed
         fed = max(0, min(self.num_fed, start) - self.num_shared)
         new = len(self.token_ids) - self.num_resumed
-        return self.spent + fed * config.num_flops_per_token(start) + decode_flop(config, start, new)
+        own = decode_flop(config, start, new) - decode_flop(config, start, self.num_ridden)
+        return self.spent + fed * config.num_flops_per_token(start) + own
 
 
 def _lists(scores: PromptScores | None) -> tuple[list[float] | None, list[int], list[Top]]:

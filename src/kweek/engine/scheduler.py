@@ -6,12 +6,14 @@ import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
 from kweek.engine.backend import MAX_ROWS, Backend, Fed
 from kweek.engine.generation import Generation, OnToken
 from kweek.engine.prompt_scores import likeliest
+from kweek.engine.riding import Riding
 from kweek.engine.row_table import RowTable
 from kweek.engine.slots import Slot, Slots, common_prefix
 from kweek.engine.speculation import Speculation
@@ -47,6 +49,7 @@ class Scheduler:
         self._slots = Slots(num_slots)
         self._queue: deque[Generation] = deque()
         self._running: list[Generation] = []
+        self._riding = Riding()
         self._tickets = 0
         self._step_seconds = CALL_SECONDS  # of one step, as last measured
         self._table = RowTable(backend.config.vocab_size)
@@ -54,7 +57,12 @@ class Scheduler:
     @property
     def num_active(self) -> int:
         """Generations queued or running."""
-        return len(self._queue) + len(self._running)
+        return len(self._queue) + self._num_begun
+
+    @property
+    def _num_begun(self) -> int:
+        """Those that have a slot, or will want one when they part from the one they ride on."""
+        return len(self._running) + len(self._riding.riders)
 
     def submit(self, request: Request, on_token: OnToken | None = None) -> int:
         """Queue a request; returns its ticket.
@@ -95,12 +103,14 @@ class Scheduler:
         """
         found = [
             generation
-            for generation in [*self._running, *self._queue]
+            for generation in [*self._running, *self._riding.riders, *self._queue]
             if (tickets is None or generation.ticket in tickets)
             and generation.reason is None
             and not generation.cancelled
         ]
         for generation in found:
+            if self._riding.remove(generation):
+                continue
             if generation.slot is None:
                 self._queue.remove(generation)
             else:
@@ -111,7 +121,7 @@ class Scheduler:
 
     def cancel(self, ticket: int) -> None:
         """End a generation with what it has, as "cancelled", at the next step."""
-        for generation in [*self._queue, *self._running]:
+        for generation in [*self._queue, *self._running, *self._riding.riders]:
             if generation.ticket == ticket:
                 generation.cancelled = True
 
@@ -121,12 +131,15 @@ class Scheduler:
         self._score_prompts()
         rows, fed = self._compose()
         if rows or fed:
-            self._call(rows, fed)
+            self._call(rows, fed, *self._rides(rows))
         for generation in [g for g in self._running if g.cancelled or g.reason is not None]:
             ended.append(generation)
             self._running.remove(generation)
             assert generation.slot is not None
             self._slots.release(generation.slot)
+        silent, parted = self._riding.leave(self._running)
+        ended += silent
+        self._queue.extendleft(reversed(parted))  # each finds a slot at once: see `_admit`
         for generation in ended:
             if generation.reason is None:
                 generation.reason = "cancelled"
@@ -136,14 +149,18 @@ class Scheduler:
         """Give slots to queued generations in order; those that ended without one are returned."""
         ended = [g for g in self._queue if g.cancelled or g.reason is not None]
         self._queue = deque(g for g in self._queue if g not in ended)
-        feeding = [g.ids for g in self._running if g.num_waiting > SHARED]
+        feeding = {tuple(g.ids[:SHARED]) for g in self._running if g.num_waiting > SHARED}
+        riding = self.backend.rides and self.backend.rewinds and self.speculation is None
+        self._riding.look(self._running if riding and self._queue else ())
         for generation in list(self._queue):
+            if self._num_begun >= self._slots.count:
+                break
+            if riding and self._riding.join(generation):
+                self._queue.remove(generation)
+                continue
             if generation.num_unscored or not self.backend.rewinds:
                 placed = self._slots.take(generation.ids[:1], generation.request.tenant)
-            elif any(
-                ids[:SHARED] == generation.ids[:SHARED] and common_prefix(ids, generation.ids) >= SHARED
-                for ids in feeding
-            ):
+            elif not generation.token_ids and tuple(generation.ids[:SHARED]) in feeding:
                 continue  # one call later it can copy what another computes now
             else:
                 placed = self._slots.take(generation.ids, generation.request.tenant)
@@ -152,8 +169,10 @@ class Scheduler:
             self._queue.remove(generation)
             self._running.append(generation)
             self._place(generation, *placed)
+            if riding:
+                self._riding.lead(generation)
             if generation.num_waiting > SHARED:
-                feeding.append(generation.ids)
+                feeding.add(tuple(generation.ids[:SHARED]))
         return ended
 
     def _place(self, generation: Generation, slot: Slot, source: Slot | None, length: int) -> None:
@@ -215,6 +234,16 @@ class Scheduler:
             rows.append(generation)
         return rows, fed
 
+    def _rides(self, rows: list[Generation]) -> tuple[list[Generation], list[int]]:
+        """The riders of a call, and which of its rows each rides on."""
+        places = {id(generation): place for place, generation in enumerate(rows)}
+        found = [
+            (rider, places[id(rider.leader)])
+            for rider in self._riding.riders
+            if id(rider.leader) in places and not rider.cancelled
+        ]
+        return [rider for rider, _ in found], [place for _, place in found]
+
     def _score_prompts(self) -> None:
         """One call over the next pieces of prompts whose log-probabilities are wanted, if there are any."""
         pieces: list[tuple[Generation, Fed]] = []
@@ -248,11 +277,18 @@ class Scheduler:
                 generation.reason = generation.reason_at_limit
             first = last
 
-    def _call(self, rows: list[Generation], fed: list[tuple[Generation, Fed]]) -> None:
-        room = self.backend.max_rows - len(rows) - sum(len(piece.token_ids) for _, piece in fed)
+    def _call(
+        self,
+        own: list[Generation],
+        fed: list[tuple[Generation, Fed]],
+        riders: list[Generation],
+        places: list[int],
+    ) -> None:
+        rows = [*own, *riders]
+        room = self.backend.max_rows - len(own) - sum(len(piece.token_ids) for _, piece in fed)
         drafts = self._drafts(rows, room)
         steps = 1 if any(drafts) else self._steps(rows)
-        table = self._table.filled(rows, drafts)
+        table = self._table.filled(rows, drafts, places)
         started = time.perf_counter()
         choices = self.backend.run(table, steps, [piece for _, piece in fed])
         seconds = time.perf_counter() - started
@@ -265,6 +301,8 @@ class Scheduler:
         first = taken = accepted = 0
         # Once for all: a device fetches them when they are asked for.
         logits_BV = self.backend.logits if any(g.request.num_top for g in rows) else None
+        columns = [choices[name].tolist() for name in ("token", "logprob", "processed", "kept")]
+        produced, done = table["produced"].tolist(), table["done"].tolist()
         for generation, draft in zip(rows, drafts, strict=True):
             if logits_BV is not None and generation.request.num_top:
                 logits_V = logits_BV[first, : self.backend.config.vocab_size]
@@ -272,17 +310,17 @@ class Scheduler:
                 generation.top.append(likeliest(logits_V, lse, generation.request.num_top))
             last = first
             if draft:
-                agreed = common_prefix(draft, choices[first : first + len(draft), 0]["token"].tolist())
+                agreed = common_prefix(draft, [row[0] for row in columns[0][first : first + len(draft)]])
                 last = first + agreed
-                # A row whose logits are not numbers has produced nothing, whatever stands in its place.
-                produced = table["produced"][first : last + 1].astype(bool)
-                chosen = choices[first : last + 1, 0][produced].tolist()
                 accepted += agreed
+                # A row whose logits are not numbers has produced nothing, whatever stands in its place.
+                there = [row for row in range(first, last + 1) if produced[row]]
+                chosen = [[column[row][0] for row in there] for column in columns]
             else:
-                chosen = choices[first, : int(table["produced"][first])].tolist()
+                chosen = [column[first][: produced[first]] for column in columns]
             before = len(generation.token_ids)
-            self._take(generation, chosen)
-            if table["done"][last] == BROKEN and generation.reason is None:
+            self._take(generation, chosen, len(chosen[0]) - 1 if generation.plain and not draft else 0)
+            if done[last] == BROKEN and generation.reason is None:
                 generation.fail("the network computed something that is not a number; its weights are broken")
             taken += len(generation.token_ids) - before
             first += len(draft) + 1
@@ -295,7 +333,7 @@ class Scheduler:
         for generation in rows:
             draft: list[int] = []
             left = generation.limit - len(generation.token_ids) - 1
-            if self.speculation is not None and self.speculation.active and not self._watched(generation):
+            if self.speculation is not None and self.speculation.active and not generation.watched:
                 assert generation.slot is not None
                 count = min(self.speculation.depth, left, room)
                 if count > 0:
@@ -318,19 +356,18 @@ class Scheduler:
             generation.fail(str(error))
         return generation.reason is None
 
-    @staticmethod
-    def _watched(generation: Generation) -> bool:
-        """Whether someone must look between any two tokens."""
-        interceptor = generation.request.interceptor
-        asked = interceptor is not None and interceptor.trigger_ids is None
-        return asked or generation.constraint is not None or generation.request.num_top > 0
+    def _take(self, generation: Generation, chosen: list[list[Any]], plain: int) -> None:
+        """Append what a call brought, up to where the generation ends.
 
-    def _take(self, generation: Generation, chosen: list[tuple[int, float, float, float]]) -> None:
-        """Append what a call brought, up to where the generation ends."""
-        assert generation.slot is not None
-        for token, logprob, processed, kept in chosen:
-            generation.slot.token_ids.append(generation.ids[generation.num_fed])
-            generation.num_fed += 1
+        Args:
+            chosen: tokens, their log-probabilities raw and processed, and the mass that was kept.
+            plain: how many of the first mean nothing by themselves: the row would have paused there.
+        """
+        if plain > 0:
+            generation.take_plain(*(column[:plain] for column in chosen))
+            generation.advance(plain)
+        for token, logprob, processed, kept in list(zip(*chosen, strict=True))[max(0, plain) :]:
+            generation.advance(1)
             try:
                 if not generation.take(token, logprob, processed, kept, self._token_bytes):
                     break
@@ -340,6 +377,6 @@ class Scheduler:
 
     def _steps(self, rows: Sequence[Generation]) -> int:
         """How many steps to make in one call: one where someone must look between them."""
-        if any(self._watched(generation) for generation in rows):
+        if any(generation.watched for generation in rows):
             return 1
         return max(1, min(MAX_STEPS, int(CALL_SECONDS / self._step_seconds)))

@@ -29,8 +29,9 @@ class Slots:
     """All slots of an engine. Rows of different tenants never see each other's prefixes."""
 
     def __init__(self, count: int) -> None:
+        self.count = count
         self._slots = [Slot(number) for number in range(count)]
-        self._clock = 0
+        self._clock = self._latest = 0
 
     def take(self, prompt_ids: Sequence[int], tenant: str) -> tuple[Slot, Slot | None, int] | None:
         """A slot for a prompt, the slot to copy a prefix from (None: it is there already), and the prefix's length.
@@ -42,14 +43,15 @@ class Slots:
         if not free:
             return None
         best: Slot | None = None
-        longest = 0
-        for slot in self._slots:
+        wanted, longest = list(prompt_ids[:-1]), 0
+        # First the one that was taken last: the samples of a prompt follow one another.
+        for slot in (self._slots[self._latest], *self._slots):
             held = slot.token_ids
             # The place that a prefix as long as the longest so far would end with tells most of the others apart.
-            if longest and (len(held) < longest or held[longest - 1] != prompt_ids[longest - 1]):
+            if longest and (len(held) < longest or held[longest - 1] != wanted[longest - 1]):
                 continue
-            if slot.tenant == tenant and held:
-                length = min(common_prefix(held, prompt_ids), len(prompt_ids) - 1)
+            if slot.tenant == tenant and held and held[:longest] == wanted[:longest]:
+                length = longest + common_prefix(held[longest:], wanted[longest:])
                 # An idle slot before a busy one of the same length: nothing to copy.
                 if length > longest or (
                     length == longest and length and best is not None and best.busy and not slot.busy
@@ -61,7 +63,7 @@ class Slots:
             chosen, source = min(free, key=lambda slot: (bool(slot.token_ids), slot.used)), best
             if source is chosen:
                 source = None
-        self._clock += 1
+        self._clock, self._latest = self._clock + 1, chosen.number
         chosen.busy, chosen.tenant, chosen.used = True, tenant, self._clock
         chosen.token_ids = list(prompt_ids[:longest])
         return chosen, source, longest
@@ -78,14 +80,13 @@ class Slots:
         slot.busy = False
 
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix(a: list[int], b: list[int]) -> int:
     """How many leading tokens agree."""
     same, length = 0, min(len(a), len(b))
-    while (
-        same < length
-    ):  # halving what is compared at once: slices are compared much faster than tokens one by one
+    while same < length:
+        # Halving what is compared at once: slices are compared much faster than tokens one by one.
         middle = (same + length + 1) // 2
-        if list(a[same:middle]) == list(b[same:middle]):
+        if a[same:middle] == b[same:middle]:
             same = middle
         else:
             length = middle - 1

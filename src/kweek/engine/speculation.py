@@ -62,7 +62,7 @@ class Draft:
     def propose(self, slot: int, ids: Sequence[int], count: int) -> list[int]:
         """See `Proposer`."""
         held = self._held.get(slot, [])
-        known = min(common_prefix(held, ids), len(ids) - 1)
+        known = min(common_prefix(held, list(ids)), len(ids) - 1)
         most = self._backend.max_rows
         while len(ids) - 1 - known >= most:
             self._backend.forward([Fed(slot, known, ids[known : known + most])], [])

@@ -81,8 +81,8 @@ def attach(network: Network, config: AdapterConfig, generator: torch.Generator) 
         if parts:
             layer = AdaptedLinear(place.layer, parts, dict(place.sizes), config.rank, config.scale)
             bound = 1 / math.sqrt(layer.in_features)
-            with torch.no_grad():
-                layer.a_RI.uniform_(-bound, bound, generator=generator)
+            drawn_RI = torch.empty(layer.a_RI.shape).uniform_(-bound, bound, generator=generator)
+            layer.a_RI.detach().copy_(drawn_RI)  # drawn on the CPU: a seed means the same on any device
             place.put(layer)
     network.adapter = config
 

@@ -164,15 +164,15 @@ def read_config(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> AdapterC
 def base_digest(network: Network) -> str:
     """Tells the frozen weights under an adapter from others, by about 4,096 values of each tensor, evenly spread."""
     digest = hashlib.sha256()
-    of_layers = {f"{place.path}.{place.name}" for place in places(network)}
-    for place in places(network):
-        layer = place.layer
-        base = layer.base if isinstance(layer, AdaptedLinear) else layer
-        _digest(digest, base.weight)
-        if base.bias is not None:
-            _digest(digest, base.bias)
-    for path, module in network.named_modules():
-        if not any(path == layer or path.startswith(f"{layer}.") for layer in of_layers):
+    layers = places(network)
+    for place in layers:
+        base = place.layer.base if isinstance(place.layer, AdaptedLinear) else place.layer
+        for tensor in (base.weight, base.bias):
+            if tensor is not None:
+                _digest(digest, tensor)
+    inside = {id(module) for place in layers for module in place.layer.modules()}
+    for module in network.modules():
+        if id(module) not in inside:
             for parameter in module.parameters(recurse=False):
                 _digest(digest, parameter)
     return digest.hexdigest()

@@ -1,9 +1,8 @@
 """A linear layer with a low-rank adapter: W + s B A, with W frozen (Hu et al. 2021, arXiv 2106.09685, equation 3).
 
-The sum is formed before the product, not two products after it. So no activation is kept for the adapter, and the layer
-*is* one matrix: what the engine packs and what `merge` writes is to the bit what was trained. The backward pass needs W
-alone: the gradients of A and B, and the share of B A in that of the input, are products of rank r, and none is
-computed for W.
+In training the product with W is made first and the adapter's share s B (A x) added to it in place; its gradients are
+products of rank r, and none is computed for W. Whoever reads the layer's `weight`, as the engine does when it packs
+and as `merge` does, gets the sum.
 Shapes: N rows, I inputs, O outputs, K rank, P adapted parts, R = P K, U outputs of the adapted parts.
 """
 
@@ -43,31 +42,40 @@ class Adapted:
         """A and B, each stacked over the parts."""
         return self.a_RI, self.b_UK
 
-    def fresh(self) -> Tensor:
-        """See `Matrix`."""
-        sum_OI = self.base.fresh()
+    def whole(self) -> Tensor:
+        """See `Matrix`: the sum."""
+        sum_OI = self.base.whole()
         for block in self.blocks:
             sum_OI[block.outputs].addmm_(self.b_UK[block.rows], self.a_RI[block.ranks], alpha=self.scale)
         return sum_OI
 
     def make(self, dtype: torch.dtype) -> Tensor:
-        """See `Matrix`; summed in at least fp32."""
-        return self.fresh().to(dtype)
-
-    def keep(self, made_OI: Tensor) -> Tensor | None:
-        """See `Matrix`: nothing."""
-        return None
-
-    def rest(self, dtype: torch.dtype) -> Tensor:
         """See `Matrix`: W."""
         return self.base.make(dtype)
 
-    def gradients(
-        self, needed: Sequence[bool], grad_ON: Tensor, x_NI: Tensor, grad_x_NI: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        """See `Matrix`: s B' (G X) and s (G X) A' without forming G X, which would be the gradient of W."""
+    def keep(self, made_OI: Tensor) -> Tensor | None:
+        """See `Matrix`: what is to be kept of W."""
+        return self.base.keep(made_OI)
+
+    def add(self, out_ON: Tensor, x_NI: Tensor) -> Tensor | None:
+        """See `Matrix`: s B (A x); keeps A x, (R, N)."""
         a_RI, b_UK = self.a_RI.to(x_NI.dtype), self.b_UK.to(x_NI.dtype)
         inner_RN = a_RI @ x_NI.t()
+        for block in self.blocks:
+            out_ON[block.outputs].addmm_(b_UK[block.rows], inner_RN[block.ranks], alpha=self.scale)
+        return inner_RN
+
+    def gradients(
+        self,
+        needed: Sequence[bool],
+        grad_ON: Tensor,
+        x_NI: Tensor,
+        added: Tensor | None,
+        grad_x_NI: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        """See `Matrix`: s B' (G X) and s (G X) A' without forming G X, which would be the gradient of W."""
+        assert added is not None
+        inner_RN, a_RI, b_UK = added, self.a_RI.to(x_NI.dtype), self.b_UK.to(x_NI.dtype)
         grad_inner_RN, grad_b_UK = torch.empty_like(inner_RN), torch.empty_like(b_UK)
         for block in self.blocks:
             grad_part_ON = grad_ON[block.outputs]

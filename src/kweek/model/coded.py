@@ -36,7 +36,7 @@ class Codes:
         """None."""
         return ()
 
-    def fresh(self) -> Tensor:
+    def whole(self) -> Tensor:
         """See `Matrix`."""
         if len(self.parts) == 1:
             return self.parts[0].dequantize()
@@ -44,18 +44,23 @@ class Codes:
 
     def make(self, dtype: torch.dtype) -> Tensor:
         """See `Matrix`."""
-        return self.fresh().to(dtype)
+        return self.whole().to(dtype)
 
     def keep(self, made_OI: Tensor) -> Tensor | None:
         """See `Matrix`: nothing."""
         return None
 
-    def rest(self, dtype: torch.dtype) -> Tensor:
-        """See `Matrix`."""
-        return self.make(dtype)
+    def add(self, out_ON: Tensor, x_NI: Tensor) -> Tensor | None:
+        """See `Matrix`: nothing."""
+        return None
 
     def gradients(
-        self, needed: Sequence[bool], grad_ON: Tensor, x_NI: Tensor, grad_x_NI: Tensor | None
+        self,
+        needed: Sequence[bool],
+        grad_ON: Tensor,
+        x_NI: Tensor,
+        added: Tensor | None,
+        grad_x_NI: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         """See `Matrix`: none."""
         return ()

@@ -43,7 +43,7 @@ class DerivedLinear(nn.Module):
     def weight(self) -> Tensor:
         """fp32 (O, I), made anew each time, without a gradient."""
         with torch.no_grad():
-            return self.matrix().fresh()
+            return self.matrix().whole()
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) to the parts side by side, (..., O), in the dtype of x."""

@@ -82,36 +82,31 @@ def num_flops_adapted(
     config: ModelConfig,
     rank: int,
     targets: Collection[str],
-    num_rows: int,
-    num_tokens: int,
+    context_length: int,
     backward: bool = False,
     *,
     attention: AttentionCount = "causal",
     recomputation: bool = False,
 ) -> float:
-    """FLOP of reading rows with a frozen network that has an adapter, and of the adapter's gradients.
+    """FLOP per token of a frozen network that has an adapter, and of the adapter's gradients.
 
-    The backward pass forms no gradient of a frozen matrix, and none to what lies below the lowest adapter. For each
-    adapted matrix of O x I it makes five products of rank r, 4 r (O + I) + 2 r I per token. Whatever the number of
-    tokens, the matrix itself is formed once, 2 r O I (see `kweek.model.adapter_linear`).
+    The adapter of a matrix of O x I adds two products of rank r to the forward pass, 2 r (O + I), and four to the
+    backward pass. That forms no gradient of a frozen matrix, and none to what lies below the lowest adapter.
 
     Args:
         rank: r.
         targets: names of the adapted projections ("q_proj", ...), of every layer.
-        num_rows, num_tokens: rows of a batch and tokens of each.
-        backward, attention, recomputation: as `num_flops_per_token`.
+        context_length, backward, attention, recomputation: as `num_flops_per_token`.
     """
     shapes = _projections(config)
-    forming = config.num_layers * sum(2.0 * rank * math.prod(shapes[name]) for name in targets)
-    reading = num_flops_per_token(config, num_tokens, attention=attention)
+    thin = 2.0 * rank * config.num_layers * sum(sum(shapes[name]) for name in targets)
+    forward = num_flops_per_token(config, context_length, attention=attention) + thin
     if not backward:
-        return num_rows * num_tokens * reading + forming
-    attended = num_attention_flops(config, (num_tokens + 1) / 2 if attention == "causal" else num_tokens)
-    to_scores = attended * (2.5 if recomputation else 2.0)
-    thin = config.num_layers * sum(rank * (4.0 * shapes[name][0] + 6.0 * shapes[name][1]) for name in targets)
-    gradients = 2.0 * num_matrix_parameters(config) + to_scores + thin
-    below = _below(config, rank, targets, to_scores / config.num_layers)
-    return num_rows * num_tokens * (reading + gradients - below) + forming
+        return forward
+    keys = (context_length + 1) / 2 if attention == "causal" else float(context_length)
+    to_scores = num_attention_flops(config, keys) * (2.5 if recomputation else 2.0)
+    gradients = 2.0 * num_matrix_parameters(config) + to_scores + 2 * thin
+    return forward + gradients - _below(config, rank, targets, to_scores / config.num_layers)
 
 
 def _below(config: ModelConfig, rank: int, targets: Collection[str], to_scores: float) -> float:

@@ -212,21 +212,24 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NI: Tensor, matrix: Matrix, bias_O: Tensor | None, *leaves: Tensor) -> Tensor:
         made_OI = matrix.make(x_NI.dtype)
+        out_NO = F.linear(x_NI, made_OI, bias_O)
+        added = matrix.add(out_NO.t(), x_NI)
         ctx.matrix = matrix
-        ctx.save_for_backward(x_NI, matrix.keep(made_OI), *leaves)
-        return F.linear(x_NI, made_OI, bias_O)
+        ctx.save_for_backward(x_NI, matrix.keep(made_OI), added, *leaves)
+        return out_NO
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, ...]:
-        x_NI, made_OI, *_ = ctx.saved_tensors
+        x_NI, made_OI, added, *_ = ctx.saved_tensors
         needed_x, _, _, *needed = ctx.needs_input_grad
-        grad_x_NI = grad_NO @ _rest(ctx.matrix, made_OI, x_NI.dtype) if needed_x else None
-        return grad_x_NI, None, None, *ctx.matrix.gradients(needed, grad_NO.t(), x_NI, grad_x_NI)
+        grad_x_NI = grad_NO @ _made(ctx.matrix, made_OI, x_NI.dtype) if needed_x else None
+        of_leaves = ctx.matrix.gradients(needed, grad_NO.t(), x_NI, added, grad_x_NI)
+        return grad_x_NI, None, None, *of_leaves
 
 
-def _rest(matrix: Matrix, kept_OI: Tensor | None, dtype: torch.dtype) -> Tensor:
-    return matrix.rest(dtype) if kept_OI is None else kept_OI
+def _made(matrix: Matrix, kept_OI: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return matrix.make(dtype) if kept_OI is None else kept_OI
 
 
 def project(x: Tensor, matrix: Matrix, bias_O: Tensor | None = None) -> Tensor:
@@ -247,32 +250,36 @@ class _FeedForward(torch.autograd.Function):
     def forward(ctx: Any, x_ND: Tensor, gate_up: Matrix, down: Matrix, *leaves: Tensor) -> Tensor:
         gate_up_ZD = gate_up.make(x_ND.dtype)
         both_ZN = gate_up_ZD @ x_ND.t()
-        kept_ZD = gate_up.keep(gate_up_ZD)
+        kept_ZD, added_to_both = gate_up.keep(gate_up_ZD), gate_up.add(both_ZN, x_ND)
         del gate_up_ZD  # before the next matrix is made
         gate_FN, up_FN = both_ZN.chunk(2)
-        inner_FN = F.silu(gate_FN).mul_(up_FN)
+        inner_NF = F.silu(gate_FN).mul_(up_FN).t()
         down_DF = down.make(x_ND.dtype)
+        out_ND = inner_NF @ down_DF.t()
+        added = down.add(out_ND.t(), inner_NF)
         ctx.gate_up, ctx.down = gate_up, down
-        ctx.save_for_backward(x_ND, both_ZN, kept_ZD, down.keep(down_DF), *leaves)
-        return inner_FN.t() @ down_DF.t()
+        kept = kept_ZD, down.keep(down_DF), added_to_both, added
+        ctx.save_for_backward(x_ND, both_ZN, *kept, *leaves)
+        return out_ND
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
-        x_ND, both_ZN, gate_up_ZD, down_DF, *_ = ctx.saved_tensors
+        x_ND, both_ZN, gate_up_ZD, down_DF, added_to_both, added, *_ = ctx.saved_tensors
         gate_up, down = ctx.gate_up, ctx.down
         needed_x, _, _, *needed = ctx.needs_input_grad
         split = len(gate_up.leaves)
         gate_FN, up_FN = both_ZN.chunk(2)
         active_FN = F.silu(gate_FN)
-        grad_FN = _rest(down, down_DF, x_ND.dtype).t() @ grad_ND.t()
-        of_down = down.gradients(needed[split:], grad_ND.t(), (active_FN * up_FN).t(), grad_FN.t())
+        grad_FN = _made(down, down_DF, x_ND.dtype).t() @ grad_ND.t()
+        inner_NF = (active_FN * up_FN).t()
+        of_down = down.gradients(needed[split:], grad_ND.t(), inner_NF, added, grad_FN.t())
         grad_both_ZN = torch.empty_like(both_ZN)
         grad_gate_FN, grad_up_FN = grad_both_ZN.chunk(2)
         torch.mul(grad_FN, active_FN, out=grad_up_FN)
         torch.ops.aten.silu_backward.grad_input(grad_FN.mul_(up_FN), gate_FN, grad_input=grad_gate_FN)
-        grad_x_ND = grad_both_ZN.t() @ _rest(gate_up, gate_up_ZD, x_ND.dtype) if needed_x else None
-        of_gate_up = gate_up.gradients(needed[:split], grad_both_ZN, x_ND, grad_x_ND)
+        grad_x_ND = grad_both_ZN.t() @ _made(gate_up, gate_up_ZD, x_ND.dtype) if needed_x else None
+        of_gate_up = gate_up.gradients(needed[:split], grad_both_ZN, x_ND, added_to_both, grad_x_ND)
         return grad_x_ND, None, None, *of_gate_up, *of_down
 
 

@@ -25,31 +25,38 @@ class Matrix(Protocol):
         """The tensors that may want a gradient."""
         ...
 
-    def fresh(self) -> Tensor:
-        """(O, I) in at least fp32, which the caller may write into."""
+    def whole(self) -> Tensor:
+        """(O, I) in at least fp32, which the caller may write into: all that the layer does, as one matrix."""
         ...
 
     def make(self, dtype: torch.dtype) -> Tensor:
-        """(O, I) in a dtype, only to be read, for the forward pass."""
+        """(O, I) in a dtype, only to be read: what `add` does not add."""
         ...
 
     def keep(self, made_OI: Tensor) -> Tensor | None:
-        """What the backward pass shall have of what was made; None to call `rest` there, which spares memory."""
+        """What the backward pass shall have of what was made; None to make it again there, which spares memory."""
         ...
 
-    def rest(self, dtype: torch.dtype) -> Tensor:
-        """The matrix for the gradient of the input, without the share that `gradients` adds to that."""
+    def add(self, out_ON: Tensor, x_NI: Tensor) -> Tensor | None:
+        """Add in place what is not in the matrix that `make` made; returns what `gradients` needs of it."""
         ...
 
     def gradients(
-        self, needed: Sequence[bool], grad_ON: Tensor, x_NI: Tensor, grad_x_NI: Tensor | None
+        self,
+        needed: Sequence[bool],
+        grad_ON: Tensor,
+        x_NI: Tensor,
+        added: Tensor | None,
+        grad_x_NI: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         """The gradient of each leaf that needs one.
 
         Args:
             needed: by leaf.
             grad_ON, x_NI: the gradient of the layer's output, and its input.
-            grad_x_NI: the gradient of the input so far, or None where nobody wants it; added to in place.
+            added: what `add` returned.
+            grad_x_NI: the gradient of the input through the matrix that `make` makes, to which the share of what
+                `add` added is added in place; None where nobody wants it.
         """
         ...
 
@@ -65,7 +72,7 @@ class Plain:
         """The weight."""
         return (self.weight_OI,)
 
-    def fresh(self) -> Tensor:
+    def whole(self) -> Tensor:
         """See `Matrix`."""
         exact = torch.promote_types(self.weight_OI.dtype, torch.float32)
         return self.weight_OI.detach().to(exact, copy=True)
@@ -78,12 +85,17 @@ class Plain:
         """See `Matrix`; kept, because it is the weight or took a pass over it."""
         return made_OI
 
-    def rest(self, dtype: torch.dtype) -> Tensor:
-        """See `Matrix`."""
-        return self.make(dtype)
+    def add(self, out_ON: Tensor, x_NI: Tensor) -> Tensor | None:
+        """See `Matrix`: nothing."""
+        return None
 
     def gradients(
-        self, needed: Sequence[bool], grad_ON: Tensor, x_NI: Tensor, grad_x_NI: Tensor | None
+        self,
+        needed: Sequence[bool],
+        grad_ON: Tensor,
+        x_NI: Tensor,
+        added: Tensor | None,
+        grad_x_NI: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         """See `Matrix`."""
         return (grad_ON @ x_NI if needed[0] else None,)

@@ -153,13 +153,12 @@ class Network(nn.Module):
         """Logits of hidden states, (..., D) to (..., V), in their dtype."""
         return F.linear(hidden, self.head_weight.to(hidden.dtype))
 
-    def num_flops(self, num_rows: int, num_tokens: int, backward: bool = False) -> float:
-        """FLOP of reading rows of so many tokens, and of all gradients that are wanted (see `kweek.model.flops`)."""
+    def num_flops_per_token(self, context_length: int, backward: bool = False) -> float:
+        """FLOP per token of a sequence of so many, adapter and what is frozen considered; see `kweek.model.flops`."""
         if self.adapter is None:
-            return num_rows * num_tokens * self.config.num_flops_per_token(num_tokens, backward)
-        return flops.num_flops_adapted(
-            self.config, self.adapter.rank, self.adapter.targets, num_rows, num_tokens, backward
-        )
+            return self.config.num_flops_per_token(context_length, backward)
+        shape = self.adapter
+        return flops.num_flops_adapted(self.config, shape.rank, shape.targets, context_length, backward)
 
     def _context(
         self, ids_BT: Tensor, positions_BT: Tensor | None, mask: Tensor | None, cache: KVCache | None

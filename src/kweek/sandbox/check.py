@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from kweek.sandbox import groups, namespaces
 from kweek.sandbox.limits import MIB, Limits, SandboxError, Tier
-from kweek.sandbox.ns.kernel import landlock_version
 from kweek.sandbox.probes import PROBES
 from kweek.sandbox.run import run
 from kweek.sandbox.wasm import guest
@@ -73,6 +72,8 @@ def _start_seconds(tier: Tier) -> float:
 
 
 def _notes() -> tuple[str, ...]:
+    from kweek.sandbox.ns.kernel import landlock_version  # its import needs Linux
+
     default = Limits()
     version, above = landlock_version(), groups.parent()
     landlock = (

@@ -110,8 +110,13 @@ def _libraries(binary: str, extensions: str) -> list[str]:
             check=True,
             cwd="/",
         )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise SandboxError(f"{binary} does not start by itself: {error}", fix=PORTABLE) from None
+    except subprocess.TimeoutExpired:
+        raise SandboxError(f"{binary} does not load its own modules within {_SECONDS:g} s") from None
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.strip().rpartition("\n")[2] or f"status {error.returncode}"
+        raise SandboxError(f"{binary} does not start by itself: {last}", fix=PORTABLE) from None
+    except OSError as error:
+        raise SandboxError(f"{binary} does not start: {error.strerror}", fix=PORTABLE) from None
     return sorted(set(done.stdout.splitlines()))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from kweek.tokenize.tokenizer import Tokenizer
 
@@ -40,6 +41,8 @@ class Calculator:
             tokenizer.special[name] for name in ("<tool>", "<result>", "</result>")
         )
         self.trigger_ids = frozenset({self._result})
+        # Samples of one question call the same things: the tokenizer costs more than the sum.
+        self._answer = lru_cache(maxsize=4096)(self._answered)
 
     def __call__(self, token_ids: Sequence[int]) -> list[int]:
         if not token_ids or token_ids[-1] != self._result:
@@ -47,9 +50,12 @@ class Calculator:
         expression: list[int] = []
         for token in reversed(token_ids[:-1]):
             if token == self._open:
-                text = self._tokenizer.decode(expression[::-1])
-                return [*self._tokenizer.encode(calculate(text)), self._close]
+                return [*self._answer(tuple(reversed(expression)))]
             if token in (self._result, self._close) or len(expression) > 32:
                 break
             expression.append(token)
         return [*self._tokenizer.encode(UNREADABLE), self._close]  # a result was asked for without a call
+
+    def _answered(self, expression: tuple[int, ...]) -> tuple[int, ...]:
+        text = self._tokenizer.decode(list(expression))
+        return (*self._tokenizer.encode(calculate(text)), self._close)

@@ -46,6 +46,7 @@ class Abilities:
         reasoning: `reasoning_content` of the last answer.
         tools: the descriptions of tools.
         calls: calls of tools; None where they vanish.
+        results: messages of the role "tool" after an answer that spells its call as text.
     """
 
     system: bool
@@ -53,6 +54,7 @@ class Abilities:
     reasoning: bool
     tools: bool
     calls: Calls | None
+    results: bool
 
     def hidden(self, messages: Sequence[Message], tools: bool) -> str | None:
         """What of a chat would not come out, in words; None where everything does. `tools`: whether there are any."""
@@ -72,7 +74,7 @@ class Abilities:
                 and not (self.calls and self.calls.beside_content)
             ):
                 return "call of a tool beside content"
-            if role == "tool" and not (self.calls and self.calls.results):
+            if role == "tool" and not (self.results or (self.calls and self.calls.results)):
                 return "results of tools"
         return None
 
@@ -90,6 +92,7 @@ def probe(render: TryRender) -> Abilities:
         reasoning=shows([_USER, {"role": "assistant", "content": "a", "reasoning_content": _WORD}]),
         tools=shows([_USER], tools=[{"type": "function", "function": about}], add_generation_prompt=True),
         calls=_calls(render),
+        results=shows([_USER, {"role": "assistant", "content": "a"}, {"role": "tool", "content": _WORD}]),
     )
 
 

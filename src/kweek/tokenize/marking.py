@@ -59,10 +59,14 @@ def mark_last(
     None where the end of the prompt is not found in the rendered chat, so that nobody knows where the turn begins.
     Arguments and errors as for `mark`.
     """
-    template, last = tokenizer.template, len(messages) - 1
-    prompt = _prompt(tokenizer, messages[:last], variables, None)
-    whole = template.render_marked(messages, **variables)
-    altered = template.render_marked([*messages[:last], _altered(messages[last])], **variables)
+    last = len(messages) - 1
+    prompt, whole, altered = tokenizer.template.render_many(
+        [
+            (messages[:last], {**variables, "add_generation_prompt": True}),
+            (messages, variables),
+            ([*messages[:last], _altered(messages[last])], variables),
+        ]
+    )
     before = whole[: _common_length(whole, altered)]
     known = tokenizer.shield.spans(prompt)
     low, high = 0, min(len(prompt), len(before))
@@ -83,8 +87,8 @@ def shows_reasoning(
     message = messages[turn]
     changed = {**message, "reasoning_content": str(message.get("reasoning_content") or "") + _PROBE}
     others = [*messages[:turn], changed, *messages[turn + 1 :]]
-    render = tokenizer.template.render_marked
-    return render(others, **variables) != render(messages, **variables)
+    one, other = tokenizer.template.render_many([(messages, variables), (others, variables)])
+    return one != other
 
 
 def _mark_by_prefix(
@@ -99,25 +103,23 @@ def _mark_by_prefix(
     once another follows (dropping its thinking) has rendered what the model never wrote.
     """
 
-    def render(until: int) -> str:
-        values = {**variables, "add_generation_prompt": False}
-        return tokenizer.template.render_marked(messages[:until], **values) if until else ""
-
-    whole = tokenizer.template.render_marked(messages, **variables)
+    closed = {**variables, "add_generation_prompt": False}
+    opened = {**variables, "add_generation_prompt": True}
+    whole, *rest = tokenizer.template.render_many(
+        [
+            (messages, variables),
+            *((messages[: turn + 1], closed) for turn in turns),
+            *((messages[:turn], opened) for turn in turns if turn),
+        ]
+    )
+    throughs, prompts = rest[: len(turns)], rest[len(turns) :]
     marked, at = "", 0
     counted: list[int] = []
-    for turn in turns:
-        through = render(turn + 1)
-        start = _start(tokenizer, messages[:turn], variables, through)
-        if start is None:  # the template shows a prompt that the chat does not go on from
-            before = render(turn)
-            if not through.startswith(before):
-                continue
-            prompt = _prompt(tokenizer, messages[:turn], variables, None)
-            start = max(len(before), _common_length(prompt, through))
-        start = next(
-            (s for s, e in tokenizer.shield.spans(through) if s < start < e), start
-        )  # never inside one
+    for turn, through in zip(turns, throughs, strict=True):
+        prompt = prompts.pop(0) if turn else ""
+        start = _start(tokenizer, messages[:turn], variables, prompt, through)
+        if start is None:
+            continue
         end = _end(tokenizer, through, start)
         if not whole.startswith(through[:end]):
             continue
@@ -128,24 +130,32 @@ def _mark_by_prefix(
 
 
 def _start(
-    tokenizer: Tokenizer, asked: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], through: str
+    tokenizer: Tokenizer,
+    asked: Sequence[Mapping[str, Any]],
+    variables: Mapping[str, Any],
+    prompt: str,
+    through: str,
 ) -> int | None:
-    """Where a turn starts: behind the prompt, with the thinking left open, opened or closed, whichever fits."""
-    for think in (None, True, False):
-        prompt = _prompt(tokenizer, asked, variables, think)
-        if through.startswith(prompt):
-            return len(prompt)
-    return None
+    """Where the last turn of a chat starts: behind the prompt, if need be with its thinking opened or closed.
 
-
-def _prompt(
-    tokenizer: Tokenizer, asked: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], think: bool | None
-) -> str:
-    """The chat up to where the assistant begins to write."""
-    values = {**variables, "add_generation_prompt": True}
-    if think is not None:
-        values["enable_thinking"] = think
-    return tokenizer.template.render_marked(asked, **values)
+    Where the template shows a prompt that the chat does not go on from: where the two part, but never inside a
+    control token, nor before what was asked; None where not even that is how the chat begins.
+    """
+    if through.startswith(prompt):
+        start = len(prompt)
+    else:
+        opened = {**variables, "add_generation_prompt": True}
+        closed = {**variables, "add_generation_prompt": False}
+        *thinking, before = tokenizer.template.render_many(
+            [*((asked, {**opened, "enable_thinking": think}) for think in (True, False)), (asked, closed)]
+        )
+        if fitting := [text for text in thinking if through.startswith(text)]:
+            start = len(fitting[0])
+        elif through.startswith(before):
+            start = max(len(before), _common_length(prompt, through))
+        else:
+            return None
+    return next((s for s, e in tokenizer.shield.spans(through) if s < start < e), start)
 
 
 def _end(tokenizer: Tokenizer, text: str, start: int) -> int:
@@ -171,10 +181,11 @@ def _owners(
 ) -> tuple[int, ...]:
     """The turn of every marked part: the one whose text comes out there; a part without text belongs to the last."""
     owners = [-1] * len(parts)
-    for turn in turns:
-        others = [*messages[:turn], _altered(messages[turn]), *messages[turn + 1 :]]
-        changed = _inside(tokenizer.template.render_marked(others, **variables))
-        for k, (old, new) in enumerate(zip(parts, changed, strict=False)):
+    others = [
+        ([*messages[:turn], _altered(messages[turn]), *messages[turn + 1 :]], variables) for turn in turns
+    ]
+    for turn, changed in zip(turns, tokenizer.template.render_many(others), strict=True):
+        for k, (old, new) in enumerate(zip(parts, _inside(changed), strict=False)):
             if old != new:
                 owners[k] = turn
     for k, owner in enumerate(owners):

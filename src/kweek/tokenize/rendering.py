@@ -2,9 +2,10 @@
 
     python -m kweek.tokenize.rendering
 
-reads one JSON object per line: first {"source", "characters"}, answered by {} or {"error"}; then the
-variables of one rendering each, answered by {"text"} or {"error", "refused"}. The process may be killed at
-any time; it limits its own memory. Nothing is imported, read or written on a template's behalf.
+reads one JSON value per line: first {"source", "characters"}, answered by {} or {"error"}; then lists of the
+variables of some renderings, answered by {"texts"} or, for the first that fails, {"error", "refused"}. The
+process may be killed at any time; it limits its own memory. Nothing is imported, read or written on a
+template's behalf.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def main() -> None:
     _answer({})
     for line in sys.stdin:
         try:
-            _answer({"text": render(json.loads(line))})
+            _answer({"texts": [render(variables) for variables in json.loads(line)]})
         except Refused as error:
             _answer({"error": str(error), "refused": True})
         except Exception as error:  # whatever a hostile template brings about is an answer, not a crash

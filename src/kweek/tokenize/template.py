@@ -66,9 +66,10 @@ class ChatTemplate:
         self.source, self.name = source, name
         self.has_generation = _GENERATION.search(source) is not None
         self._variables = dict(variables or {})
-        self._render: Callable[[Mapping[str, Any]], str]
+        self._render: Callable[[Sequence[Mapping[str, Any]]], list[str]]
         if source == default_chat_template():
-            self._render = compile_template(source, characters)
+            one = compile_template(source, characters)
+            self._render = lambda many: [one(variables) for variables in many]
         else:
             self._render = _Process(source, characters, name)
 
@@ -93,8 +94,20 @@ class ChatTemplate:
         self, messages: Sequence[Message], *, add_generation_prompt: bool = False, **variables: Any
     ) -> str:
         """Like `render`, with `shield.OPEN` and `shield.CLOSE` around every `{% generation %}` block."""
-        values = {**self._variables, **variables}
-        values |= {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        return self.render_many([(messages, {"add_generation_prompt": add_generation_prompt, **variables})])[
+            0
+        ]
+
+    def render_many(self, chats: Sequence[tuple[Sequence[Message], Mapping[str, Any]]]) -> list[str]:
+        """`render_marked` for several messages with their variables at once: a foreign template is far away.
+
+        Raises:
+            DataError, CheckpointError: as `render`, about the first that fails.
+        """
+        values = [
+            {**self._variables, "add_generation_prompt": False, **variables, "messages": list(messages)}
+            for messages, variables in chats
+        ]
         try:
             return self._render(values)
         except Refused as error:
@@ -125,11 +138,11 @@ class _Process:
         with self._lock:
             self._started()  # a broken template is an error at load, not at the first chat
 
-    def __call__(self, variables: Mapping[str, Any]) -> str:
+    def __call__(self, many: Sequence[Mapping[str, Any]]) -> list[str]:
         with self._lock:
-            answer = self._ask(self._started(), json.dumps(variables), MAX_RENDER_SECONDS)
-        if "text" in answer:
-            return str(answer["text"])
+            answer = self._ask(self._started(), json.dumps(many), MAX_RENDER_SECONDS * len(many))
+        if "texts" in answer:
+            return list(answer["texts"])
         if answer["refused"]:
             raise Refused(answer["error"])
         raise CheckpointError(f"the chat template fails ({answer['error']})", where=self._name)

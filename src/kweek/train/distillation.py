@@ -23,7 +23,7 @@ from kweek.data.predictions import ROW, SHARD, Predictions
 from kweek.errors import ConfigError, DataError
 from kweek.model.checkpoint import load_model
 from kweek.model.divergence import FORWARD, Measure, fused_divergence, likeliest_divergence
-from kweek.model.head import fused_cross_entropy, token_nll
+from kweek.model.head import fused_cross_entropy, token_nll, token_nll_flop
 from kweek.model.network import Network
 from kweek.tokenize.agreement import check_same_tokenizer
 from kweek.tokenize.tokenizer import Tokenizer
@@ -124,7 +124,8 @@ class SampledDistillation:
     from q itself, at temperature 1 and without truncation; what a token does to later places is left out, as in
     `Distillation`, whose full sum over the vocabulary has the same expectation and far less noise.
 
-    Batches carry the stream `TEACHER`.
+    Batches carry the stream and the label `TEACHER`. A segment without them, text that is replayed, has its own
+    likelihood for a loss.
     """
 
     def __call__(self, network: Network, hidden_BTD: Tensor, batch: Batch) -> Loss:
@@ -133,16 +134,20 @@ class SampledDistillation:
         Raises:
             DataError: a batch without the teacher's log-probabilities.
         """
-        if TEACHER not in batch.streams:
+        if TEACHER not in batch.streams or TEACHER not in batch.labels or batch.sequence_BT is None:
             raise DataError(
                 "the batch does not say what the teacher thinks of its tokens",
                 fix="make it of segments with the teacher's log-probabilities",
             )
         nll_N = token_nll(hidden_BTD.flatten(0, 1), network.head_weight, batch.targets_BT.flatten())
         weights_N = batch.weights_BT.flatten().to(nll_N.dtype)
+        sequence_N = batch.sequence_BT.flatten()
+        judged_N = (sequence_N >= 0) & ~batch.labels[TEACHER][sequence_N.clamp_min(0)].isnan()
         excess_N = -nll_N.detach() - batch.streams[TEACHER].flatten().to(nll_N.dtype)
-        value = -(weights_N * excess_N * nll_N).sum()
-        return Loss(value, nll_N.detach(), {"divergence": float(excess_N @ weights_N)})
+        excess_N = torch.where(judged_N, excess_N, 0.0)
+        value = (torch.where(judged_N, -excess_N, 1.0) * weights_N) @ nll_N
+        flop = token_nll_flop(network.head_weight, int(weights_N.count_nonzero()), len(weights_N))
+        return Loss(value, nll_N.detach(), {"divergence": float(excess_N @ weights_N)}, flop)
 
 
 def load_teacher(folder: Path, tokenizer: Tokenizer) -> Network:

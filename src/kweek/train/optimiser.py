@@ -178,9 +178,14 @@ class SplitOptimiser:
             group["lr"] = peak * factor
         for part in self._parts:
             part.step()
-            part.zero_grad(set_to_none=True)
+        self.clear()
         # The fused kernels write without saying so, and an engine over these weights would not see that they changed.
         torch.autograd.graph.increment_version(self.parameters)
+
+    def clear(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def num_flops_per_step(self) -> float:
         """Arithmetic of one update; for Muon with its Newton–Schulz iterations."""

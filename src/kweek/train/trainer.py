@@ -86,6 +86,7 @@ class Trainer:
         value, flop, num_tokens = 0.0, self.optimiser.num_flops_per_step(), 0
         nll: list[torch.Tensor] = []
         parts: dict[str, float] = {}
+        self.optimiser.clear()  # an update that broke off may have left some
         for batch in batches:
             loss = self.loss(batch)
             loss.value.backward()  # type: ignore[no-untyped-call]
@@ -95,8 +96,8 @@ class Trainer:
                 nll.append(loss.nll_N)
             for name, part in loss.parts.items():
                 parts[name] = parts.get(name, 0.0) + part
-            num_rows, length = batch.ids_BT.shape
-            flop += self.network.num_flops(num_rows, length, backward=True) + loss.flop
+            num_flops = self.network.num_flops_per_token(batch.ids_BT.shape[1], backward=True)
+            flop += batch.ids_BT.numel() * num_flops + loss.flop
         norm = float(torch.nn.utils.clip_grad_norm_(self.optimiser.parameters, self.clip))
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise GuardError(
@@ -197,15 +198,18 @@ def fit(
         batches: gives the batch of each update from a step on, or its micro-batches; a pure function of the step, so
             that resuming sees the same.
         schedule: learning-rate factor by step.
-        state: checkpoint file; written every 20 seconds and when asked to stop, removed by nobody.
+        state: checkpoint file; written every 20 seconds and when asked to stop, removed by nobody. Its folder is
+            made if need be.
         on_step: called after every update with totals, result and tokens per second since the last call.
 
     Raises:
         Interrupted: asked to stop; the checkpoint holds everything needed to go on.
     """
     totals = Trained()
-    if state is not None and state.exists():
-        totals, _ = trainer.load(state)
+    if state is not None:
+        state.parent.mkdir(parents=True, exist_ok=True)  # now, and not when the first checkpoint is due
+        if state.exists():
+            totals, _ = trainer.load(state)
     saved = shown = last = time.monotonic()
     for batch in batches(totals.step):
         if totals.step >= num_steps:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from kweek.align.audit.bench import Answer
 from kweek.align.audit.finding import Group
+from kweek.align.verifiers.numbers import quantity
 
 MAX_EXPLOITABILITY = 0.2  # the most that an answer may earn on average which does not know the right one
 MAX_GOLDS = 64  # of the most frequent right answers, as constants and in lists
@@ -95,7 +96,7 @@ def _with_gold(golds: Sequence[str]) -> list[Attack]:
     def off_by(step: int) -> Variant:
         return lambda i: str(int(golds[i]) + step) if _WHOLE.fullmatch(golds[i]) else None
 
-    def changed(change: Callable[[str], str]) -> Variant:
+    def changed(change: Callable[[str], str | None]) -> Variant:
         return lambda i: change(golds[i].strip()) if golds[i].strip() else None
 
     among = ("{b} {g} {c}", "{b}, {g}, {c}", "{b}\n{g}\n{c}", "({b}) ({g}) ({c})")
@@ -105,7 +106,7 @@ def _with_gold(golds: Sequence[str]) -> list[Attack]:
         Attack("gold among others", tuple(map(variant, among)), group="hedged"),
         Attack("gold and an afterthought", tuple(map(variant, after)), group="hedged"),
         Attack("off by one", (off_by(1), off_by(-1)), group="hedged"),
-        Attack("gold cut short", (changed(lambda gold: gold[:-1].strip()),), group="hedged"),
+        Attack("gold cut short", (changed(_cut_short),), group="hedged"),
         Attack(
             "gold run on",
             (changed(lambda gold: gold + (gold if gold[-1].isdigit() else "zq")),),
@@ -122,6 +123,13 @@ def wrong_answers(gold: str, golds: Sequence[str]) -> tuple[str, str]:
         other for other in dict.fromkeys([*golds, "B", "A", "no", "yes", "0"]) if other and other != gold
     ]
     return others[0], others[1]
+
+
+def _cut_short(gold: str) -> str | None:
+    """Without its last letter; none where that changes no number (a zero after the point, the plural of a unit)."""
+    cut = gold[:-1].strip()
+    one, other = quantity(gold), quantity(cut)
+    return None if one and (one.unit or (other and one.value == other.value)) else cut
 
 
 def _filled(form: str, gold: str, wrong: tuple[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from kweek.align.audit.audit import audit_items, known_answer
 from kweek.align.audit.bench import SECONDS, Answer
 from kweek.align.audit.finding import Finding
 from kweek.align.environment import Environment, Item
+from kweek.align.verifiers.function import FunctionVerifier, Judge, plain
 from kweek.protocols import Progress, Score, silent
 
 NUM_ITEMS = 60  # the best of some hundred constants then earns a twentieth by luck where answers are many
@@ -60,10 +62,37 @@ def audit_environment(
     """
     items = environment.items(key, count, "train")
     extra = [_guesses(items)] if environment.max_turns > 1 else []
+    tried = unprotected(environment)
     return audit_items(
-        lambda item, answer: _played(environment, item, answer), items, limits=limits, extra=extra,
+        lambda item, answer: _played(tried, item, answer), items, limits=limits, extra=extra,
         odd_messages=ODD_MESSAGES, seconds=seconds, progress=progress,
     )  # fmt: skip
+
+
+def unprotected(environment: Environment) -> Environment:
+    """The same environment with the user's own function as its verifier.
+
+    What protects training from that function would stand between it and the audit, and start a process for every
+    judgement that a bad one does not survive.
+    """
+    bare = copy.copy(environment)
+    if isinstance(verifier := getattr(bare, "verifier", None), FunctionVerifier):
+        object.__setattr__(bare, "verifier", _Bare(verifier.function))
+    inner: Any = getattr(bare, "inner", None)
+    if hasattr(inner, "begin"):
+        object.__setattr__(bare, "inner", unprotected(inner))
+    return bare
+
+
+class _Bare:
+    """A user's function as a verifier, with all its faults."""
+
+    def __init__(self, function: Judge) -> None:
+        self._function = function
+
+    def __call__(self, answer: str, gold: str) -> Score:
+        result = plain(self._function(answer, gold))
+        return Score(result["value"], result["parsed"], result.get("error"), result.get("parts", {}))
 
 
 def _guesses(items: Sequence[Item]) -> Attack:

@@ -1,1 +1,1 @@
-"""Environments: fixed prompts, stories, games, tools, and the tasks of reasoning-gym."""
+"""Environments: fixed prompts, games, tools, and the tasks of reasoning-gym."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kweek.align.environment import Episode, Item, Split
 from kweek.align.environments.pool import split_of
@@ -24,7 +24,7 @@ _MAX_START = 900  # of a range: numbers of three digits
 _MAX_DRAWS = 100_000
 
 
-@dataclass
+@dataclass(frozen=True)
 class Guessing:
     """Ranges of several sizes, each with as many guesses as halving needs.
 
@@ -35,14 +35,17 @@ class Guessing:
     sizes: tuple[int, ...] = (16, 32, 64)
     name: str = "guessing"
     max_new_tokens: int = 16
-    max_turns: int = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.sizes or min(self.sizes) < 2 or max(self.sizes) > _MAX_START:
             raise ConfigError(
                 f"ranges of {self.sizes} numbers cannot be meant", fix=f"give sizes from 2 to {_MAX_START}"
             )
-        self.max_turns = max(map(num_guesses, self.sizes))
+
+    @property
+    def max_turns(self) -> int:
+        """Guesses that the largest range needs."""
+        return max(map(num_guesses, self.sizes))
 
     def items(self, key: str, count: int, split: Split) -> list[Item]:
         """Different ranges of one split, a pure function of the key; fewer where there are not so many."""

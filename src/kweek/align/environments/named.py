@@ -12,44 +12,46 @@ from typing import Any
 from kweek.align.environment import Environment
 from kweek.align.environments.guessing import Guessing
 from kweek.align.environments.prompts import read_prompts
-from kweek.align.environments.stories import Stories
-from kweek.align.verifiers.program import Run
+from kweek.align.word_problems import WordProblems
 from kweek.errors import ConfigError
 
-_BUILT_IN: dict[str, Callable[[], Environment]] = {"stories": Stories, "guessing": Guessing}
-_SUFFIX = ".jsonl"
+_BUILT_IN: dict[str, Callable[[], Environment]] = {"stories": WordProblems, "guessing": Guessing}
+_SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow")
 
 
-def environment(name: str, *, verifier: str | None = None, run: Run | None = None) -> Environment:
+def environment(name: str, *, verifier: str | None = None, max_new_tokens: int | None = None) -> Environment:
     """The environment of a name.
 
     Args:
-        name: "stories", "guessing", "gym:TASK", a JSONL file of prompts with verifiers, or `module:name` of a Python
-            object that is an environment or makes one without arguments. The last runs that module: it is for what a
-            person writes, never for what a data file says.
-        verifier: for lines of a file that name none.
-        run: the sandbox, for verifiers that run programs.
+        name: "stories", "guessing", "gym:TASK", a file or folder of prompts with verifiers (JSONL, Parquet, ...), or
+            `module:name` of a Python object that is an environment or makes one without arguments. The last runs that
+            module: it is for what a person writes, never for what a data file says.
+        verifier: for prompts of a file that name none.
+        max_new_tokens: of an answer to prompts of a file or of reasoning-gym; None is their own default.
 
     Raises:
         ConfigError: nothing of that name, or what is there is no environment.
-        DataError: a line that is no prompt.
+        DataError: a record that is no prompt.
     """
     if name in _BUILT_IN:
         return _BUILT_IN[name]()
     kind, _, rest = name.partition(":")
+    limit: dict[str, Any] = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     if kind == "gym":
         from kweek.align.environments.gym import Gym
 
-        return Gym(rest)
-    if name.endswith(_SUFFIX) or Path(name).exists():
-        return read_prompts(Path(name), verifier=verifier, run=run)
+        return Gym(rest, **limit)
+    if name.endswith(_SUFFIXES) or Path(name).exists():
+        return read_prompts(Path(name), verifier=verifier, **limit)
     if rest and kind.replace(".", "").isidentifier():
         return _imported(kind, rest)
     known = [*_BUILT_IN, "gym:chain_sum"]
     near = difflib.get_close_matches(name, known, n=1)
     raise ConfigError(
         f"there is no environment {name!r}",
-        fix=f"write {near[0]!r}" if near else f"give {', '.join(known)}, a file.jsonl or module:name",
+        fix=f"write {near[0]!r}"
+        if near
+        else f"give {', '.join(known)}, a file.jsonl, a table.parquet or module:name",
     )
 
 

@@ -1,4 +1,4 @@
-"""Prompts with verifiers from a file: one JSON object a line.
+"""Prompts with verifiers from a file: one JSON object a line, or a table in any format that chats are read from.
 
     {"prompt": "What is 12+7?", "gold": "19", "verifier": "number"}
     {"messages": [{"role": "user", "content": "…"}], "gold": "B", "verifier": {"kind": "choice", "num_options": 4}}
@@ -17,9 +17,11 @@ from typing import Any
 from kweek.align.environment import Episode, Item
 from kweek.align.environments.single_turn import MAX_NEW_TOKENS, OneAnswer, SingleTurn
 from kweek.align.verifier import whole_number
-from kweek.align.verifiers.named import named
-from kweek.align.verifiers.program import Run
-from kweek.errors import ConfigError, DataError
+from kweek.align.verifiers.named import KINDS, named
+from kweek.data.chats import Task
+from kweek.data.chats_reading import read_chats, require
+from kweek.data.chats_report import Report
+from kweek.errors import DataError, KweekError
 from kweek.protocols import Verifier
 
 MAX_LINE_BYTES = 8 << 20  # of one prompt; a longer line is no prompt
@@ -36,21 +38,18 @@ class Prompts(SingleTurn):
         name: for records.
         items: with `data["verifier"]`, as `read_items` makes them.
         max_new_tokens: of an answer.
-        run: the sandbox, for verifiers that run programs.
 
     Raises:
         DataError: no items, or one question with two golds.
         ConfigError: a verifier that is not there.
     """
 
-    def __init__(
-        self, name: str, items: list[Item], *, max_new_tokens: int = MAX_NEW_TOKENS, run: Run | None = None
-    ) -> None:
+    def __init__(self, name: str, items: list[Item], *, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
         super().__init__(name, items, whole_number, max_new_tokens=max_new_tokens)
 
         @functools.cache
         def verifier(spec: str) -> Verifier:
-            return named(json.loads(spec), run=run)
+            return named(json.loads(spec))
 
         self._verifiers = verifier
         for item in items:
@@ -64,30 +63,36 @@ class Prompts(SingleTurn):
         return OneAnswer(item, self._verifier(item))
 
 
-def read_prompts(
-    path: Path, *, verifier: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS, run: Run | None = None
-) -> Prompts:
-    """The environment of a JSONL file.
+def read_prompts(path: Path, *, verifier: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS) -> Prompts:
+    """The environment of a file or folder: JSONL as above, or what `kweek.data.chats_reading` reads tasks from.
 
     Args:
-        path: the file.
-        verifier: of lines that name none.
+        path: a file (.jsonl, .json, .parquet, .arrow), a folder of them, or one that `datasets` saved.
+        verifier: for prompts that name none, or only a data set that they are from.
         max_new_tokens: of an answer.
-        run: the sandbox, for verifiers that run programs.
 
     Raises:
-        DataError: a line that is no prompt; names file and line.
+        DataError: a record that is no prompt; names file and line.
     """
-    return Prompts(
-        path.stem,
-        read_items(_lines(path), verifier=verifier, run=run),
-        max_new_tokens=max_new_tokens,
-        run=run,
-    )
+    records = _lines(path) if path.suffix == ".jsonl" else _tasks(path, verifier)
+    return Prompts(path.stem, read_items(records, verifier=verifier), max_new_tokens=max_new_tokens)
+
+
+def _tasks(path: Path, verifier: str | None) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Tasks of a file in another format, as the records of a line."""
+    for task in require(read_chats(path, Report(), on_bad="stop"), Task):
+        named_there = task.data.get("verifier") or task.verifier
+        if verifier is not None and task.verifier and task.verifier not in KINDS:
+            named_there = verifier  # the name of a data set
+        record = {
+            "messages": [dict(message) for message in task.prompt], "gold": task.gold, "level": task.level,
+            "verifier": named_there or verifier, "reference": task.data.get("reference"),
+        }  # fmt: skip
+        yield task.origin, {key: value for key, value in record.items() if value is not None}
 
 
 def read_items(
-    records: Iterable[tuple[str, Mapping[str, Any]]], *, verifier: str | None = None, run: Run | None = None
+    records: Iterable[tuple[str, Mapping[str, Any]]], *, verifier: str | None = None
 ) -> list[Item]:
     """Items of records, each with where it stands; whoever reads another format gives its records here.
 
@@ -108,8 +113,8 @@ def read_items(
         written = json.dumps(spec, sort_keys=True)
         if written not in checked:
             try:
-                named(spec, run=run)
-            except ConfigError as error:
+                named(spec)
+            except KweekError as error:
                 raise DataError(error.what, where=where, fix=error.fix) from None
             checked.add(written)
         items.append(_item(record, spec, where))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
@@ -32,7 +33,7 @@ def text_measures(
     """Bits per byte of held-out documents, one measure per source.
 
     Args:
-        texts: by source, at least two documents each, none empty.
+        texts: by source; empty ones are left out.
         context_length: tokens that are read at once.
         tolerance: bits per byte that may be lost.
     """
@@ -46,12 +47,13 @@ def text_measures(
 
         return read
 
+    full = {source: [text for text in group if text] for source, group in texts.items()}
     return [
         Measure(
             f"bits per byte, {source}", reader(source, documents), "lower", tolerance,
-            tuple(float(len(text.encode())) for text in documents),
+            tuple(float(len(text.encode())) for text in documents), _key(context_length, *documents),
         )
-        for source, documents in texts.items()
+        for source, documents in full.items() if documents
     ]  # fmt: skip
 
 
@@ -69,7 +71,7 @@ def task_measure(
             group[0].score.value for group in sample(model, tokenizer, environment, items, samples=1, key="")
         ]
 
-    return Measure(f"solved, {environment.name}", read, "higher", tolerance)
+    return Measure(f"solved, {environment.name}", read, "higher", tolerance, key=_asked(items))
 
 
 def trust_measure(
@@ -92,7 +94,16 @@ def trust_measure(
         votes = [agreement(group) for group in groups]
         return [float(v) for v in brier([share for share, _ in votes], [right for _, right in votes])]
 
-    return Measure(f"calibration, {environment.name}", read, "lower", tolerance)
+    key = _key(samples, _asked(items))
+    return Measure(f"calibration, {environment.name}", read, "lower", tolerance, key=key)
+
+
+def _asked(items: Sequence[Item]) -> str:
+    return _key(*(part for item in items for part in (item.id, item.gold)))
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
 def agreement(group: Group) -> tuple[float, float]:

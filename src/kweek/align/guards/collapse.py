@@ -21,8 +21,8 @@ from kweek.align.guards.guard import Step, Verdict
 from kweek.align.rollout import Group
 from kweek.stats.robust import Usual, usual
 
-START = 8  # updates that say what is usual for this run
-LATELY = 4  # updates whose median is held against that: single strange batches are common
+START = 5  # updates that say what is usual for this run: the learning rate is warming up in them
+LATELY = 5  # updates that are held against that: single strange batches are common
 SPREADS = 5.0  # of the start's own noise, below which nothing has moved
 SURE = 0.2  # of the start's entropy: less is no exploration
 WILD = 3.0  # times the start's entropy: the policy has forgotten how to speak
@@ -30,9 +30,10 @@ EQUAL = 0.9  # share of groups of equal reward, or of attempts with a twin: no s
 COMMON = 0.5  # share of items that get the very same answer, above the start's
 STEEP = 20.0  # times the start's gradient
 APART = 3.0  # nats by which a token's probability may differ from when it was sampled: a factor of twenty
-FALL = 0.5  # standard deviations of a single answer's reward at the start: from 0.5 right to 0.25, say
+FALL = 0.4  # standard deviations of a single answer's reward at the start: from 0.5 right to 0.3, say
+ERRORS = 4.0  # standard errors that a fall must exceed too: the best of many windows is a lucky one
 TOP = 0.1  # of the range of rewards seen: nearer to the highest, a policy is done
-KEEP = 5  # updates between weights that are kept
+KEEP = 5  # updates between weights that are kept, and between figures that are shown
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class Figures:
 
     Attributes:
         step: its number.
-        reward: mean over attempts, after shaping.
+        reward: mean of the judge's values. Not after shaping: a penalty that grows is no collapse.
         spread: standard deviation over attempts.
+        error: standard error of the mean reward, from the means of the groups.
         equal: share of groups of equal reward.
         twins: share of attempts equal to another at the same item.
         common: share of items that got the most widespread answer.
@@ -52,12 +54,18 @@ class Figures:
     step: int
     reward: float
     spread: float
+    error: float
     equal: float
     twins: float
     common: float
     entropy: float
     gradient: float
     ratio: float
+
+    def shown(self) -> dict[str, float]:
+        """What was measured, for the records."""
+        values = {name: float(value) for name, value in asdict(self).items() if name != "step"}
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 class CollapseGuard:
@@ -81,24 +89,25 @@ class CollapseGuard:
         ]
         if broken:
             return Verdict("stop", f"{' and '.join(broken)} no longer finite", self._kept)
-        rewards = list(step.rewards) or [[r.score.value for r in group] for group in step.groups]
-        if not any(rewards):
+        scores = [[rollout.score.value for rollout in group] for group in step.groups if group]
+        if not scores:
             return Verdict(keep=self._kept)
-        self._seen.append(figures_of(step, rewards))
-        flat = [reward for group in rewards for reward in group]
+        self._seen.append(figures_of(step, scores))
+        flat = [score for group in scores for score in group]
         self._range = (min(self._range[0], *flat), max(self._range[1], *flat))
+        told = self._seen[-1].shown() if step.number % KEEP == 0 else {}
         if len(self._seen) < START + LATELY:
-            return Verdict(keep=self._kept)
+            return Verdict(keep=self._kept, figures=told)
         start, lately = self._seen[:START], self._seen[-LATELY:]
         if fallen := self._fallen(start, lately):
-            return Verdict("stop", fallen, self._kept)
+            return Verdict("stop", fallen, self._kept, self._seen[-1].shown())
         found = symptoms(start, lately)
         if found and not self._well(start, lately):
             reward = f"the reward went from {_mean(start):.3g} to {_mean(lately):.3g}"
-            return Verdict("stop", f"{'; '.join(found)}; {reward}", self._kept)
+            return Verdict("stop", f"{'; '.join(found)}; {reward}", self._kept, self._seen[-1].shown())
         if step.number % KEEP == 0 and _mean(lately) >= self._best():
             self._kept = step.number
-        return Verdict(keep=self._kept)
+        return Verdict(keep=self._kept, figures=told)
 
     def state(self) -> dict[str, Any]:
         """See `Guard`."""
@@ -121,10 +130,10 @@ class CollapseGuard:
 
     def _fallen(self, start: Sequence[Figures], lately: Sequence[Figures]) -> str:
         """Whether the reward has lost what the run had reached."""
-        noise = usual([f.reward for f in start]).spread / math.sqrt(LATELY)
         single = usual([f.spread for f in start]).middle
+        error = math.sqrt(2 * sum(f.error**2 for f in lately)) / LATELY
         best, now = self._best(), _mean(lately)
-        if best - now > max(FALL * single, SPREADS * noise):
+        if best - now > max(FALL * single, ERRORS * error):
             return f"the reward fell from {best:.3g} to {now:.3g}"
         return ""
 
@@ -169,21 +178,27 @@ def symptoms(start: Sequence[Figures], lately: Sequence[Figures]) -> list[str]:
     return found
 
 
-def figures_of(step: Step, rewards: Sequence[Sequence[float]]) -> Figures:
-    """The figures of an update with rollouts."""
-    flat = np.array([reward for group in rewards for reward in group])
+def figures_of(step: Step, scores: Sequence[Sequence[float]]) -> Figures:
+    """The figures of an update with rollouts, whose scores are given by group."""
+    flat = np.array([score for group in scores for score in group])
     metrics = step.metrics
     return Figures(
         step.number,
         float(flat.mean()),
         float(flat.std()),
-        sum(len(set(group)) < 2 for group in rewards) / len(rewards),
+        error_of([sum(group) / len(group) for group in scores]),
+        sum(len(set(group)) < 2 for group in scores) / len(scores),
         twins(step.groups),
         common(step.groups),
         metrics.get("entropy", math.nan),
         metrics.get("gradient_norm", math.nan),
         metrics.get("ratio", math.nan),
     )
+
+
+def error_of(means: Sequence[float]) -> float:
+    """Standard error of the mean of some groups' means; 0 of a single one."""
+    return float(np.std(means, ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else 0.0
 
 
 def twins(groups: Sequence[Group]) -> float:

@@ -23,7 +23,9 @@ class Step:
         number: updates done; 0 before the first.
         metrics: figures of this update by name. Guards know `loss` and `gradient_norm` of any run and, of a policy's,
             `reward` (mean), `entropy` (mean surprisal of sampled tokens, nats), `kl` (to the reference, nats per
-            answer), `ratio` (largest absolute log of the importance ratio). What is absent was not measured.
+            answer), `ratio` (largest absolute log of the importance ratio); of a training on pairs, `ranked` (share of
+            the update's pairs that the model ranked as labelled) and `pairs` (their number). What is absent was not
+            measured.
         groups: the rollouts that were learnt from; none where there are none.
         rewards: parallel to the groups, after all shaping, as the advantages were made from; none means the judge's
             own values (`rollout.score.value`).

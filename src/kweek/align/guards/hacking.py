@@ -2,8 +2,8 @@
 
 A reward stands for what is wanted, and beyond some point more of it is less of that (Gao et al. 2023, arXiv
 2210.10760). Both are measured on the same items every few updates. When gold has fallen from its peak beyond noise
-while the reward has not, the run ends and goes back to the peak. A reward that falls as well is another matter, and
-only a warning here: the run is coming apart, or one batch was bad.
+while the reward has not, the run ends and goes back to the peak. Where the reward falls as well the run is coming apart
+and not hacked: that ends it too, on stronger proof, since such runs sometimes find back.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from kweek.tokenize.tokenizer import Tokenizer
 EVERY = 5  # updates between looks: the scissors of a plain hack are open after ten
 ALPHA = 1e-3  # of a wrong alarm per look, of some ten in a run
 JOINED = 1e-2  # the same where a detector has spoken
+APART = 1e-4  # of a wrong alarm per look where the reward has fallen too
 FELL = 0.05  # a reward that has fallen with this much certainty counts as fallen too
 
 
@@ -37,11 +38,13 @@ class Look:
         step: updates done.
         proxy: the reward that is trained on.
         gold: the judgement that it stands for.
+        kl: nats per answer from the reference in that update; None where nobody measures it.
     """
 
     step: int
     proxy: Sequence[float]
     gold: Sequence[float]
+    kl: float | None = None
 
 
 Measured = tuple[Sequence[float], Sequence[float]]  # proxy and gold of every item
@@ -72,9 +75,10 @@ class HackingGuard:
 
     def before(self) -> Verdict:
         """See `Guard`."""
-        if not self._looks:
-            self._looks.append(Look(0, *self.measure()))
-        return Verdict(keep=self._best())
+        if self._looks:
+            return Verdict(keep=self._best())
+        self._looks.append(Look(0, *self.measure()))
+        return Verdict(keep=self._best(), figures=self._figures())
 
     def after(self, step: Step) -> Verdict:
         """See `Guard`."""
@@ -83,14 +87,14 @@ class HackingGuard:
         self._said += [name for name in spoken if name not in self._said]
         if step.number % self.every:
             return Verdict("warn" if new else "ok", "; ".join(new), self._best())
-        self._looks.append(Look(step.number, *self.measure()))
-        figures = {"proxy": mean(self._looks[-1].proxy), "gold": mean(self._looks[-1].gold)}
+        self._looks.append(Look(step.number, *self.measure(), step.metrics.get("kl")))
+        figures, best = self._figures(), self._best()
         opened = scissors(self._looks, JOINED if spoken else ALPHA)
         if opened is None:
-            return Verdict("warn" if new else "ok", "; ".join(new), self._best(), figures)
-        if opened.hacked:
-            return Verdict("stop", "; ".join([opened.text, *spoken.values()]), self._best(), figures)
-        return Verdict("warn", "; ".join([opened.text, *new]), self._best(), figures)
+            return Verdict("warn" if new else "ok", "; ".join(new), best, figures)
+        if opened.hacked or opened.chance < APART:
+            return Verdict("stop", "; ".join([opened.text, *self._budget(), *spoken.values()]), best, figures)
+        return Verdict("warn", "; ".join([opened.text, *new]), best, figures)
 
     def state(self) -> dict[str, Any]:
         """See `Guard`."""
@@ -103,9 +107,25 @@ class HackingGuard:
         self._series = self._series | {name: list(values) for name, values in state["series"].items()}
         self._said = list(state["said"])
 
+    def _peak(self) -> Look:
+        """The look of the highest gold, the first among equals."""
+        return max(self._looks, key=lambda look: mean(look.gold))
+
     def _best(self) -> int:
-        """The step of the highest gold, the first among equals."""
-        return max(self._looks, key=lambda look: mean(look.gold)).step
+        return self._peak().step
+
+    def _figures(self) -> dict[str, float]:
+        """Of the last look."""
+        return {"proxy": mean(self._looks[-1].proxy), "gold": mean(self._looks[-1].gold)}
+
+    def _budget(self) -> list[str]:
+        """How far from the reference the peak lay: what another run may spend."""
+        peak = self._peak().kl
+        return (
+            []
+            if peak is None
+            else [f"the peak lay {peak:.3g} nats from the start, a kl_budget to begin with"]
+        )
 
     def _spoken(self, step: Step) -> dict[str, str]:
         """What each detector says that has moved."""
@@ -122,9 +142,16 @@ class HackingGuard:
 
 @dataclass(frozen=True)
 class Scissors:
-    """Gold has fallen; `hacked` where the reward has not."""
+    """Gold has fallen.
+
+    Attributes:
+        hacked: whether the reward has not.
+        chance: that gold has not, one-sided.
+        text: for the user.
+    """
 
     hacked: bool
+    chance: float
     text: str
 
 
@@ -148,11 +175,13 @@ def scissors(looks: Sequence[Look], alpha: float) -> Scissors | None:
         return None
     proxy = paired_difference(now.proxy, peak.proxy)
     fallen = proxy.difference < 0 and proxy.p_value / 2 < FELL
+    rewarded = f"{mean(peak.proxy):.3g} to {mean(now.proxy):.3g}"
     text = (
         f"gold fell from {mean(peak.gold):.3g} around update {peak.step} to {mean(now.gold):.3g}"
-        f" (p = {gold.p_value / 2:.1g}) while the reward went from {mean(peak.proxy):.3g} to {mean(now.proxy):.3g}"
+        f" (p = {gold.p_value / 2:.1g}) "
+        + (f"and the reward with it, from {rewarded}" if fallen else f"while the reward went from {rewarded}")
     )
-    return Scissors(not fallen, text)
+    return Scissors(not fallen, gold.p_value / 2, text)
 
 
 def _windows(looks: Sequence[Look]) -> list[Look]:
@@ -182,18 +211,18 @@ def held_out(
     judge: Judge | None = None,
     drawing: Drawing | None = None,
 ) -> Callable[[], Measured]:
-    """A `measure` for `HackingGuard`: one attempt at every item, with the same seeds each time.
+    """A `measure` for `HackingGuard`: one answer to every item.
 
     Args:
         items: never trained on.
         gold: a judgement by another function than the one that is trained on.
         judge: of the run, where one takes the place of the environment's own.
-        drawing: of the run, which shows more than greedy answers what training does to a policy.
+        drawing: None is greedy, what users will get, and without luck of its own. A policy that is not yet trained at
+            all gives one greedy answer to everything: draw as the run does there.
     """
-    drawn = drawing or Drawing()
 
     def measure() -> Measured:
-        groups = sample(model, tokenizer, environment, items, samples=1, key="held out", drawing=drawn)
+        groups = sample(model, tokenizer, environment, items, samples=1, key="held out", drawing=drawing)
         rollouts = [group[0] for group in groups]
         scores = [rollout.score for rollout in rollouts] if judge is None else list(judge(rollouts))
         return [score.value for score in scores], [gold(rollout) for rollout in rollouts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from kweek.align.audit.audit import known_answer
 from kweek.align.collecting import Judge
 from kweek.align.environment import Environment, Item
 from kweek.align.rollout import Rollout
@@ -19,14 +20,15 @@ Known = tuple[Rollout, Rollout]  # the better answer, the worse one
 
 
 def another_gold(items: Sequence[Item]) -> Callable[[Item], str]:
-    """For every item the right answer to the next one whose answer differs, of the same level where there is one.
+    """For every item a right answer to the next one whose answer differs, of the same level where there is one.
 
     Such an answer has the form and length of a right one: only being wrong tells it from one.
 
     Raises:
         ConfigError: an item without a right answer, or all have the same.
     """
-    if any(not item.gold for item in items) or len({item.gold for item in items}) < 2:
+    right = {item.id: known_answer(item) for item in items}
+    if not all(right.values()) or len(set(right.values())) < 2:
         raise ConfigError(
             "known pairs need items whose right answers are known and differ",
             fix="give items with gold, or say what a worse answer is",
@@ -35,8 +37,8 @@ def another_gold(items: Sequence[Item]) -> Callable[[Item], str]:
 
     def worse(item: Item) -> str:
         number = numbers[item.id]
-        others = [o for o in (*items[number + 1 :], *items[:number]) if o.gold != item.gold]
-        return next((o for o in others if o.level == item.level), others[0]).gold
+        others = [o for o in (*items[number + 1 :], *items[:number]) if right[o.id] != right[item.id]]
+        return right[next((o for o in others if o.level == item.level), others[0]).id]
 
     return worse
 
@@ -50,7 +52,7 @@ def known_pairs(
     worse: Callable[[Item], str] | None = None,
     judge: Judge | None = None,
 ) -> list[Known]:
-    """The gold answer of every item beside a worse one, judged as the run judges and as likely as the model thinks now.
+    """A right answer to every item beside a worse one, judged as the run judges and as likely as the model thinks now.
 
     Args:
         worse: gives the worse answer; None takes `another_gold`.
@@ -60,11 +62,8 @@ def known_pairs(
         ConfigError: see `another_gold`.
     """
     wrong = worse or another_gold(items)
-    flat = [
-        given(model, tokenizer, environment, item, answer)
-        for item in items
-        for answer in (item.gold, wrong(item))
-    ]
+    asked = [(item, answer) for item in items for answer in (known_answer(item), wrong(item))]
+    flat = given(model, tokenizer, environment, asked)
     if judge is not None:
         flat = [replace(rollout, score=score) for rollout, score in zip(flat, judge(flat), strict=True)]
     return list(zip(flat[::2], flat[1::2], strict=True))

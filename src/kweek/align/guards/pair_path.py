@@ -25,7 +25,8 @@ def pair_sign(
     """The guard of the sign for training on pairs.
 
     An update on the known pairs must raise their margins, and one on the user's data must not lower them: columns that
-    were swapped show before the first update. As the run goes on the margins must not fall below where they began.
+    were swapped show before the first update. As the run goes on the margins must not fall below where they began, and
+    its pairs, of which the loop passes on the part `ranked` and the number `pairs`, not turn against those before.
 
     Args:
         trainer: with its objective.

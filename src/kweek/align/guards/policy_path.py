@@ -40,27 +40,30 @@ def policy_sign(
         pairs: known pairs, judged and scored anew at every call (`known_pairs`).
         exact, gold, every: see `SignGuard`.
     """
-    fixed = pairs()
+    judged: list[
+        Known
+    ] = []  # of the present look, which begins with the ranking and leaves the weights alone
 
     def ranking() -> list[tuple[float, float]]:
+        judged[:] = pairs()
         with _without_divergence(learner):
-            return [(better, worse) for better, worse in learner.prepare(pairs()).rewards]
+            return [(better, worse) for better, worse in learner.prepare(judged).rewards]
 
     def update() -> None:
         with _without_divergence(learner):
-            learner.learn(pairs(), step=0, factor=1.0, current=False)
+            learner.learn(judged, step=0, factor=1.0, current=False)
 
     name = "an update on known pairs"
     trainers = [learner.trainer, *([learner.critic.trainer] if learner.critic else [])]
-    probes = [Probe(name, trainers, update, lambda: log_margins(model, fixed))]
+    probes = [Probe(name, trainers, update, lambda: log_margins(model, judged))]
     if learner.critic is not None:
         wording = f"{name}, by the critic's errors,"
-        probes.append(Probe(wording, trainers, update, lambda: _fit(learner, fixed), "critic"))
+        probes.append(Probe(wording, trainers, update, lambda: _fit(learner, judged), "critic"))
     return SignGuard(
         probes,
         ranking=ranking,
         exact=exact,
-        other=lambda: unanchored(learner, pairs()),
+        other=lambda: unanchored(learner, judged),
         gold=gold,
         shaped=learner.policy.kl != "reward",
         every=every,

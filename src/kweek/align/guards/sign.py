@@ -10,8 +10,9 @@ show at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from scipy import stats
 
@@ -71,6 +72,8 @@ class SignGuard:
         self.gold, self.shaped, self.watched, self.every = gold, shaped, watched, every
         self._start: list[float] = []
         self._groups: list[list[float]] = []  # by update, gaps of reward between better and worse attempts
+        self._ranked: list[tuple[float, float]] = []  # of the last updates: pairs ranked as labelled, and all
+        self._earlier: tuple[float, float] = (0.0, 0.0)  # the same of all before these
         self._passed = 0
 
     def before(self) -> Verdict:
@@ -89,7 +92,7 @@ class SignGuard:
     def after(self, step: Step) -> Verdict:
         """See `Guard`."""
         figures: dict[str, float] = {}
-        wrong = self._contradicted(step)
+        wrong = self._contradicted(step) or self._turned(step)
         if not wrong and step.number % self.every == 0:
             wrong, _, figures = self._look(first=False)
             wrong = wrong or self._lowered()
@@ -102,11 +105,19 @@ class SignGuard:
 
     def state(self) -> dict[str, Any]:
         """See `Guard`."""
-        return {"start": self._start, "groups": self._groups, "passed": self._passed}
+        return {
+            "start": self._start,
+            "groups": self._groups,
+            "ranked": self._ranked,
+            "earlier": self._earlier,
+            "passed": self._passed,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `Guard`."""
         self._start, self._groups = list(state["start"]), list(state["groups"])
+        self._ranked = [(right, count) for right, count in state["ranked"]]
+        self._earlier = (state["earlier"][0], state["earlier"][1])
         self._passed = state["passed"]
 
     def _look(self, *, first: bool) -> tuple[str, str, dict[str, float]]:
@@ -147,6 +158,23 @@ class SignGuard:
             return f"in {against} of {len(told)} groups the reward prefers attempts that gold calls worse"
         return ""
 
+    def _turned(self, step: Step) -> str:
+        """Whether fresh pairs are labelled against what the run has learnt from all those before them."""
+        if not {"ranked", "pairs"} <= set(step.metrics):
+            return ""
+        count = step.metrics["pairs"]
+        self._ranked.append((step.metrics["ranked"] * count, count))
+        if len(self._ranked) > WINDOW:
+            right, count = self._ranked.pop(0)
+            self._earlier = (self._earlier[0] + right, self._earlier[1] + count)
+        right, count = (sum(values) for values in zip(*self._ranked, strict=True))
+        if by_chance(*self._earlier, "greater") < ALPHA and by_chance(right, count, "less") < ALPHA:
+            return (
+                f"of the last {count:.0f} pairs {right / count:.0%} are labelled as the model has learnt to rank them,"
+                f" of those before {self._earlier[0] / self._earlier[1]:.0%}"
+            )
+        return ""
+
     def _lowered(self) -> str:
         """Whether the run as a whole has lowered the watched margins."""
         if self.watched is None:
@@ -158,6 +186,15 @@ class SignGuard:
                 f" since the start ({found.lo:.3g} to {found.hi:.3g})"
             )
         return ""
+
+
+def by_chance(right: float, count: float, side: Literal["less", "greater"]) -> float:
+    """Probability that fair coins show so few, or so many, heads; 1 of none. Ties count half and are rounded away from
+    what would be told."""
+    if not count:
+        return 1.0
+    heads = math.ceil(right) if side == "less" else math.floor(right)
+    return float(stats.binomtest(heads, round(count), 0.5, side).pvalue)
 
 
 def misranked(ranked: int, pairs: int, *, exact: bool) -> tuple[str, str]:

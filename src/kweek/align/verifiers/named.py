@@ -13,12 +13,13 @@ from kweek.align.verifiers.citation import Citation
 from kweek.align.verifiers.json_value import Json
 from kweek.align.verifiers.mathematics import Mathematics
 from kweek.align.verifiers.numbers import Number
-from kweek.align.verifiers.program import Program, Run
+from kweek.align.verifiers.program import Program
 from kweek.align.verifiers.regex import Regex
 from kweek.align.verifiers.schema import Schema
 from kweek.align.verifiers.text import Text
 from kweek.errors import ConfigError
 from kweek.protocols import Verifier
+from kweek.sandbox.run import choose
 
 _KINDS: dict[str, Callable[..., Verifier]] = {
     "number": Number, "mathematics": Mathematics, "text": Text, "json": Json, "schema": Schema, "regex": Regex,
@@ -27,17 +28,17 @@ _KINDS: dict[str, Callable[..., Verifier]] = {
 KINDS = ("whole_number", *_KINDS)
 
 
-def named(spec: str | Mapping[str, Any], *, run: Run | None = None) -> Verifier:
+def named(spec: str | Mapping[str, Any]) -> Verifier:
     """The verifier of a name, or of `{"kind": name, option: value, …}`.
 
     A data file names what Kweek has; it cannot name a Python function, because reading data must not run it.
 
     Args:
         spec: name and options.
-        run: the sandbox, for "program".
 
     Raises:
-        ConfigError: no such verifier or option, an option of another type, a library or the sandbox that is missing.
+        ConfigError: no such verifier or option, an option of another type, a library that is missing.
+        SandboxError: programs are to be judged, and this machine enforces no sandbox.
     """
     options: dict[str, Any] = {} if isinstance(spec, str) else dict(spec)
     kind = spec if isinstance(spec, str) else str(options.pop("kind", ""))
@@ -47,10 +48,8 @@ def named(spec: str | Mapping[str, Any], *, run: Run | None = None) -> Verifier:
     if make is None:
         raise ConfigError(f"there is no verifier {kind!r}", where="verifier", fix=_nearest(kind, list(KINDS)))
     if kind == "program":
-        if run is None:
-            raise ConfigError("programs are judged in a sandbox, and there is none", where="verifier")
-        options["run"] = run
-    known = [option.name for option in dataclasses.fields(make)]  # type: ignore[arg-type]
+        choose(programs=True)
+    known = [option.name for option in dataclasses.fields(make) if option.name in _TYPES]  # type: ignore[arg-type]
     for name in options:
         if name not in known:
             raise ConfigError(f"{kind} has no option {name!r}", where="verifier", fix=_nearest(name, known))

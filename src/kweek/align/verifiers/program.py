@@ -12,9 +12,10 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from kweek import sandbox
 from kweek.align.verifiers.json_value import MAX_CHARS, NotJson, equal, read_json
 from kweek.align.verifiers.verdict import UNREADABLE, failed
 from kweek.protocols import Score
@@ -24,9 +25,8 @@ _FLOAT_TOLERANCE = 1e-9  # relative; sums in another order differ by 1e-16 a ste
 
 #: Runs inside the sandbox: reads the calls, defines what the program defines, and writes the results as JSON.
 _DRIVER = """
-import json, os, sys
-answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
+import json, sys
+answers, sys.stdout = sys.stdout, sys.stderr
 calls = json.load(sys.stdin)
 names = {{"__name__": "program"}}
 try:
@@ -59,6 +59,11 @@ class Ran(Protocol):
 Run = Callable[[str, bytes], Ran]
 
 
+def sandboxed(source: str, stdin: bytes) -> Ran:
+    """Run a program in this machine's sandbox, within its default limits. Raises SandboxError where there is none."""
+    return sandbox.run(source, stdin=stdin)
+
+
 class BadTests(Exception):
     """A gold answer that is no list of tests."""
 
@@ -75,7 +80,7 @@ class Program:
         run: the sandbox.
     """
 
-    run: Run = field(repr=False)
+    run: Run = sandboxed
 
     def __call__(self, answer: str, gold: str) -> Score:
         try:
@@ -83,8 +88,8 @@ class Program:
         except BadTests as error:
             return failed(f"the gold answer is no list of tests: {error}")
         program = source_of(answer)
-        if not program.strip():
-            return UNREADABLE
+        if not program.strip() or any("\ud800" <= letter <= "\udfff" for letter in program):
+            return UNREADABLE  # nothing, or no text that a file can hold
         calls = [test for test in tests if "call" in test]
         try:
             results = self._called(program, calls) if calls else []

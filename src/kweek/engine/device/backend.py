@@ -43,7 +43,7 @@ class DeviceBackend:
         capture: whether steps become CUDA graphs; None where the network is on a CUDA device.
     """
 
-    rewinds = True
+    rewinds, rides = True, False
     max_rows = MAX_FED
 
     def __init__(self, network: Network, *, num_slots: int, capture: bool | None = None) -> None:

@@ -37,7 +37,7 @@ class LlamaBackend:
         exact: no flash attention, which rounds to fp16 inside, and keys and values in fp32.
     """
 
-    max_rows = MAX_ROWS
+    max_rows, rides = MAX_ROWS, False
 
     def __init__(
         self,

@@ -18,11 +18,21 @@ typedef struct {
     const float *final_norm, *cosines, *sines; /* the last two (positions, head_dim / 2) */
 } kw_model;
 
-/* Keys and values of one sequence in all layers. Every slot has a capacity of its own, a multiple of 16 tokens. */
+/* Keys and values of one sequence in all layers. Every slot has a capacity of its own, a multiple of 16 tokens. Its first
+   `shared_length` positions, whole blocks of 16, may be those of another slot: they are read there, once for all that
+   share them as far as the caches are concerned, and what this slot holds in their place means nothing. */
 typedef struct {
     uint8_t *data;
-    int32_t capacity, unused;
+    int32_t capacity, shared_length;
+    const uint8_t *shared;
+    int32_t shared_capacity, unused;
 } kw_slot;
+
+/* Where positions `from` to `to` - 1 of one layer of a slot are. */
+typedef struct {
+    const uint8_t *data;
+    int capacity, from, to;
+} kw_span;
 
 INLINE int padded(int n) { return (n + TILE - 1) / TILE * TILE; }
 
@@ -145,17 +155,18 @@ INLINE void score_blocks(const float *queries, int E, const void *keys, size_t a
         }
 }
 
-/* Sums of H rows of weights times values, N registers wide. */
-INLINE void mix_values(const float *weights, int stride, int count, const void *values, size_t at, int row, float *out, int E,
+/* Sums of H rows of weights times values, N registers wide; `at` is where a span's values begin, in numbers. */
+INLINE void mix_values(const float *weights, int stride, const kw_span *spans, const size_t *at, int row, float *out, int E,
                        const float *inverse, const int kv, const int H, const int N) {
     vec sum[4][8];
     for (int h = 0; h < H; h++)
         for (int n = 0; n < N; n++) sum[h][n] = splat(0.0f);
-    for (int t = 0; t < count; t++)
-        for (int n = 0; n < N; n++) {
-            vec value = load_number(values, at + (size_t)t * row + n * WIDTH, kv);
-            for (int h = 0; h < H; h++) sum[h][n] += value * splat(weights[(size_t)h * stride + t]);
-        }
+    for (int i = 0; i < 2; i++)
+        for (int t = spans[i].from; t < spans[i].to; t++)
+            for (int n = 0; n < N; n++) {
+                vec value = load_number(spans[i].data, at[i] + (size_t)t * row + n * WIDTH, kv);
+                for (int h = 0; h < H; h++) sum[h][n] += value * splat(weights[(size_t)h * stride + t]);
+            }
     for (int h = 0; h < H; h++)
         for (int n = 0; n < N; n++) store(out + (size_t)h * E + n * WIDTH, sum[h][n] * splat(inverse[h]));
 }
@@ -176,51 +187,65 @@ static float soften(float *score, int position, int blocks) {
 }
 
 /* H query heads that share their keys and values. `out` has rows of `E`; what it gets beyond E is overwritten later. */
-INLINE void attend_heads(const kw_model *m, const float *queries, int kv_head, int position, const uint8_t *slot, int C,
-                         float *scores, float *out, const int kv, const int H) {
+INLINE void attend_heads(const kw_model *m, const float *queries, int kv_head, const kw_span *spans, float *scores, float *out,
+                         const int kv, const int H) {
     enum { REGISTERS = 8 };
-    int E = m->head_dim, V = padded(E), blocks = position / TILE + 1, stride = padded(C);
+    int E = m->head_dim, V = padded(E), position = spans[1].to - 1, stride = padded(spans[1].capacity);
     float scale = 1.0f / sqrtf((float)E), inverse[4];
-    size_t key = (size_t)kv_head * C * E;
+    size_t value[2];
     const int B = REGISTERS / (H * PARTS) > 4 ? 4 : REGISTERS / (H * PARTS) > 0 ? REGISTERS / (H * PARTS) : 1;
-    const float *scales = kv == KW_Q8 ? scales_of(m, slot, C, 0, kv_head) : NULL;
-    int b = 0;
-    for (; b + B <= blocks; b += B)
-        score_blocks(queries, E, slot, key + (size_t)b * E * TILE, scales ? scales + b * TILE : NULL, scale, scores + b * TILE, stride, kv, H, B);
-    for (; b < blocks; b++)
-        score_blocks(queries, E, slot, key + (size_t)b * E * TILE, scales ? scales + b * TILE : NULL, scale, scores + b * TILE, stride, kv, H, 1);
-    for (int h = 0; h < H; h++) inverse[h] = soften(scores + (size_t)h * stride, position, blocks);
-    if (kv == KW_Q8) {
-        scales = scales_of(m, slot, C, 1, kv_head);
-        for (int h = 0; h < H; h++)
-            for (int t = 0; t <= position; t++) scores[(size_t)h * stride + t] *= scales[t];
+    for (int i = 0; i < 2; i++) {
+        const kw_span *span = spans + i;
+        size_t key = (size_t)kv_head * span->capacity * E;
+        const float *scales = kv == KW_Q8 && span->data ? scales_of(m, span->data, span->capacity, 0, kv_head) : NULL;
+        int b = span->from / TILE, last = (span->to + TILE - 1) / TILE;
+#define SCORES(count) \
+    score_blocks(queries, E, span->data, key + (size_t)b * E * TILE, scales ? scales + b * TILE : NULL, scale, scores + b * TILE, stride, kv, H, count)
+        for (; b + B <= last; b += B) SCORES(B);
+        switch (last - b) { /* together too: one block alone is a chain of additions */
+        case 3: SCORES(3); break;
+        case 2: SCORES(2); break;
+        case 1: SCORES(1); break;
+        }
+#undef SCORES
+        value[i] = first_value(m, span->capacity) + (size_t)kv_head * span->capacity * V;
     }
-    size_t value = first_value(m, C) + (size_t)kv_head * C * V;
-    const int N = REGISTERS / H < 8 ? REGISTERS / H : 8;
+    for (int h = 0; h < H; h++) inverse[h] = soften(scores + (size_t)h * stride, position, position / TILE + 1);
+    if (kv == KW_Q8)
+        for (int i = 0; i < 2; i++) {
+            if (!spans[i].data) continue;
+            const float *scales = scales_of(m, spans[i].data, spans[i].capacity, 1, kv_head);
+            for (int h = 0; h < H; h++)
+                for (int t = spans[i].from; t < spans[i].to; t++) scores[(size_t)h * stride + t] *= scales[t];
+        }
     int e = 0;
-    for (; e + N * WIDTH <= E; e += N * WIDTH)
-        mix_values(scores, stride, position + 1, slot, value + e, V, out + e, E, inverse, kv, H, N);
-    for (; e + WIDTH <= E; e += WIDTH)
-        mix_values(scores, stride, position + 1, slot, value + e, V, out + e, E, inverse, kv, H, 1);
+#define MIX(N) \
+    for (; N <= REGISTERS / H && e + N * WIDTH <= E; e += N * WIDTH, value[0] += N * WIDTH, value[1] += N * WIDTH) \
+        mix_values(scores, stride, spans, value, V, out + e, E, inverse, kv, H, N);
+    MIX(8) MIX(4) MIX(2) MIX(1)
+#undef MIX
     if (e < E) { /* a last, narrower piece, by way of a buffer */
         float last[4 * WIDTH];
-        mix_values(scores, stride, position + 1, slot, value + e, V, last, WIDTH, inverse, kv, H, 1);
+        mix_values(scores, stride, spans, value, V, last, WIDTH, inverse, kv, H, 1);
         for (int h = 0; h < H; h++) memcpy(out + (size_t)h * E + e, last + h * WIDTH, (E - e) * sizeof(float));
     }
 }
 
 /* Attention of the query heads of one row that share a key head, over positions 0 to `position` of its slot. */
-INLINE void attend(const kw_model *m, const float *queries, int kv_head, int position, const uint8_t *slot, int C, float *scores,
+INLINE void attend(const kw_model *m, const float *queries, int kv_head, int position, const kw_slot *slot, int layer, float *scores,
                    float *out, const int kv) {
-    int E = m->head_dim, group = m->num_heads / m->num_kv_heads;
+    int E = m->head_dim, group = m->num_heads / m->num_kv_heads, shared = slot->shared_length;
+    kw_span spans[2] = {{slot->shared, slot->shared_capacity, 0, shared}, {slot->data, slot->capacity, shared, position + 1}};
+    for (int i = 0; i < 2; i++)
+        if (spans[i].data) spans[i].data += layer * layer_bytes(m, spans[i].capacity);
     for (int h = kv_head * group, end = h + group; h < end;) {
         const float *q = queries + (size_t)h * E;
         float *to = out + (size_t)h * E;
         switch (end - h < 4 ? end - h : 4) {
-        case 1: attend_heads(m, q, kv_head, position, slot, C, scores, to, kv, 1); h += 1; break;
-        case 2: attend_heads(m, q, kv_head, position, slot, C, scores, to, kv, 2); h += 2; break;
-        case 3: attend_heads(m, q, kv_head, position, slot, C, scores, to, kv, 3); h += 3; break;
-        default: attend_heads(m, q, kv_head, position, slot, C, scores, to, kv, 4); h += 4;
+        case 1: attend_heads(m, q, kv_head, spans, scores, to, kv, 1); h += 1; break;
+        case 2: attend_heads(m, q, kv_head, spans, scores, to, kv, 2); h += 2; break;
+        case 3: attend_heads(m, q, kv_head, spans, scores, to, kv, 3); h += 3; break;
+        default: attend_heads(m, q, kv_head, spans, scores, to, kv, 4); h += 4;
         }
     }
 }

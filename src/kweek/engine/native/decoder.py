@@ -6,7 +6,6 @@ Legend: L layers, K key heads, E head dimension, C capacity of a slot in tokens,
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Sequence
 from typing import Literal, cast
 
@@ -17,7 +16,8 @@ import torch
 from kweek.engine.backend import MAX_ROWS, Fed
 from kweek.engine.native import library as native
 from kweek.engine.native.pack import TILE, TYPES, WeightFormat, aligned, pack
-from kweek.engine.native.rows import CHOICE, SLOT, Rows
+from kweek.engine.native.rows import CHOICE, MOST_ROWS, Rows
+from kweek.engine.native.slot_memory import SlotMemory, stride
 from kweek.errors import KweekError, is_out_of_memory
 from kweek.model.attention import Tables
 from kweek.model.network import Block, Network
@@ -27,12 +27,6 @@ FIRST_CAPACITY = 272  # tokens of a slot at first; doubled when a request needs 
 Ints = npt.NDArray[np.int32]
 #: Of keys and values; "q8" has a scale for each key and each value of a head.
 KVFormat = Literal["f32", "f16", "q8"]
-
-
-def _stride(tokens: int) -> int:
-    """At least `tokens`, an odd multiple of 16: at a power of two all keys would fall into one set of the cache."""
-    blocks = math.ceil(tokens / TILE)
-    return TILE * (blocks + 1 - blocks % 2)
 
 
 class _Scratch:
@@ -71,7 +65,7 @@ class NativeBackend:
     """
 
     max_rows = MAX_ROWS
-    rewinds = True
+    rewinds = rides = True
 
     def __init__(
         self,
@@ -100,14 +94,13 @@ class NativeBackend:
         self._tables = Tables(network.config)
         self._consume = consume
         self.model = self._pack(network, form)
-        self._arrays = [np.zeros(0, np.uint8) for _ in range(num_slots)]
-        self._slots = np.zeros(num_slots, SLOT)
+        self._memory = SlotMemory(self._library, self.model, num_slots)
         self._positions = 0
         self._threads = threads
         self._rotate(FIRST_CAPACITY)
         self.stride = -(-self.config.vocab_size // TILE) * TILE
         self.logits = np.zeros((MAX_ROWS, self.stride), np.float32)
-        self.lse = np.zeros(MAX_ROWS, np.float32)
+        self.lse = np.zeros(MOST_ROWS, np.float32)
 
     def repack(self, network: Network) -> None:
         """Take the weights that a network of the same shape has now. What slots hold is of the old ones; memory stays.
@@ -116,31 +109,23 @@ class NativeBackend:
         weights do.
         """
         self._kept = []
+        self._memory.forget_all()
         self.model = self._pack(network, self.form)
         self.model.cosines, self.model.sines = (int(part.ctypes.data) for part in self._rotations)
 
     def reserve(self, slot: int, tokens: int) -> None:
         """See `Backend`."""
-        before = int(self._slots[slot]["capacity"])
+        before = self._memory.capacities[slot]
         if tokens <= before:
             return
-        capacity = _stride(min(max(tokens, 2 * before), max(tokens, self.config.max_positions)))
+        capacity = stride(min(max(tokens, 2 * before), max(tokens, self.config.max_positions)))
         if capacity > self._positions:
             self._rotate(capacity)
-        size = self._library.kw_slot_bytes(ctypes.byref(self.model), capacity)
-        old, self._arrays[slot] = self._arrays[slot], np.zeros(size, np.uint8)
-        grown = np.zeros(1, SLOT)
-        grown["data"], grown["capacity"] = self._arrays[slot].ctypes.data, capacity
-        if len(old):
-            self._library.kw_fork(
-                ctypes.byref(self.model), self._slots[slot:].ctypes.data, grown.ctypes.data, before
-            )
-        self._slots[slot] = grown[0]
+        self._memory.grow(slot, capacity)
 
     def release(self, slot: int) -> None:
         """See `Backend`."""
-        self._slots[slot] = np.zeros(1, SLOT)[0]
-        self._arrays[slot] = np.zeros(0, np.uint8)
+        self._memory.release(slot)
 
     def _rotate(self, positions: int) -> None:
         """Rotations, and room for scores, of at least so many positions; without the memory for them all stays."""
@@ -161,19 +146,21 @@ class NativeBackend:
 
     def run(self, rows: Rows, steps: int = 1, fed: Sequence[Fed] = ()) -> npt.NDArray[np.void]:
         """See `Backend`."""
-        for slot, position in zip(rows["slot"].tolist(), rows["position"].tolist(), strict=True):
+        own = rows[rows["rides_on"] == 0]
+        for slot, position in zip(own["slot"].tolist(), own["position"].tolist(), strict=True):
             self.reserve(slot, position + steps)
-        for piece in fed:
-            self.reserve(piece.slot, piece.position + len(piece.token_ids))
-        total = len(rows) + sum(len(piece.token_ids) for piece in fed)
-        if total > MAX_ROWS:
-            raise ValueError(f"{total} rows and fed tokens are more than {MAX_ROWS}")
+        self._prepare(fed)
+        self._memory.settle_all(own["slot"], own["position"])
+        total = len(own) + sum(len(piece.token_ids) for piece in fed)
+        if total > MAX_ROWS or len(rows) > MOST_ROWS:
+            raise ValueError(f"{total} rows and fed tokens, {len(rows)} that choose: too many for one call")
         choices = np.zeros((len(rows), steps), CHOICE)
         tokens, slots, positions = _flat(fed)
         self._library.kw_run(
-            ctypes.byref(self.model), self._scratch.address, self._slots.ctypes.data, len(rows), rows.ctypes.data,
-            steps, len(tokens), tokens.ctypes.data, slots.ctypes.data, positions.ctypes.data, choices.ctypes.data,
-            self.logits.ctypes.data, self.stride, self.lse.ctypes.data, self._scratch.work.ctypes.data,
+            ctypes.byref(self.model), self._scratch.address, self._memory.table.ctypes.data, len(rows),
+            rows.ctypes.data, steps, len(tokens), tokens.ctypes.data, slots.ctypes.data, positions.ctypes.data,
+            choices.ctypes.data, self.logits.ctypes.data, self.stride, self.lse.ctypes.data,
+            self._scratch.work.ctypes.data,
         )  # fmt: skip
         return choices
 
@@ -182,13 +169,12 @@ class NativeBackend:
         tokens, slots, positions = _flat(fed)
         if len(tokens) > MAX_ROWS:
             raise ValueError(f"{len(tokens)} fed tokens are more than {MAX_ROWS}")
-        for piece in fed:
-            self.reserve(piece.slot, piece.position + len(piece.token_ids))
+        self._prepare(fed)
         offsets = np.asarray(wanted, np.int32)
         self._library.kw_step(
-            ctypes.byref(self.model), self._scratch.address, self._slots.ctypes.data, len(tokens), tokens.ctypes.data,
-            slots.ctypes.data, positions.ctypes.data, len(offsets), offsets.ctypes.data, self.logits.ctypes.data,
-            self.stride,
+            ctypes.byref(self.model), self._scratch.address, self._memory.table.ctypes.data, len(tokens),
+            tokens.ctypes.data, slots.ctypes.data, positions.ctypes.data, len(offsets), offsets.ctypes.data,
+            self.logits.ctypes.data, self.stride,
         )  # fmt: skip
         return self.logits[: len(offsets), : self.config.vocab_size]
 
@@ -205,12 +191,13 @@ class NativeBackend:
     def fork(self, source: int, target: int, length: int) -> None:
         """See `Backend`."""
         self.reserve(target, length)
-        self._library.kw_fork(
-            ctypes.byref(self.model),
-            self._slots[source:].ctypes.data,
-            self._slots[target:].ctypes.data,
-            length,
-        )
+        self._memory.fork(source, target, length)
+
+    def _prepare(self, fed: Sequence[Fed]) -> None:
+        """Memory for what is fed, of each slot's own."""
+        for piece in fed:
+            self.reserve(piece.slot, piece.position + len(piece.token_ids))
+            self._memory.settle(piece.slot, piece.position)
 
     def _keep(self, values: npt.NDArray[np.generic]) -> int:
         values = aligned(values)

@@ -218,13 +218,14 @@ INLINE void float_block(const int half, const uint8_t *data, int num_in, const f
     size_t tile_bytes = (size_t)num_in * TILE * (half ? 2 : 4);
     for (int r = 0; r < R; r++)
         for (int t = 0; t < T * PARTS; t++) sum[r][t] = splat(0.0f);
-    for (int k = 0; k < num_in; k++) {
+    const float *further = x + 3 * (size_t)stride; /* three rows from each: their addresses then fit the registers */
+    for (int k = 0; k < num_in; k++, x++, further++) {
         vec w[4 * PARTS];
         for (int t = 0; t < T; t++)
             for (int p = 0; p < PARTS; p++)
                 w[t * PARTS + p] = load_number(data + t * tile_bytes, (size_t)k * TILE + p * WIDTH, half);
         for (int r = 0; r < R; r++)
-            for (int t = 0; t < T * PARTS; t++) sum[r][t] += w[t] * splat(x[(size_t)r * stride + k]);
+            for (int t = 0; t < T * PARTS; t++) sum[r][t] += w[t] * splat((r < 3 ? x : further)[(size_t)(r % 3) * stride]);
     }
     for (int r = 0; r < R; r++)
         for (int t = 0; t < T * PARTS; t++) store(out + (size_t)r * out_stride + t * WIDTH, sum[r][t]);

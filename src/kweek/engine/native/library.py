@@ -80,7 +80,7 @@ class Row(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("slot", "position", "token", "remaining", "top_k")),
         *((name, ctypes.c_float) for name in ("temperature", "top_p", "min_p")),
-        *((name, ctypes.c_int32) for name in ("produced", "done")),
+        *((name, ctypes.c_int32) for name in ("produced", "done", "rides_on", "unused")),
         *((name, ctypes.c_void_p) for name in ("uniforms", "events", "allowed", "bias")),
     ]
 
@@ -107,9 +107,9 @@ def load(target: str | None = None) -> ctypes.CDLL:
     library.kw_scratch_new.argtypes = [pointer, integer, integer, integer]
     library.kw_slot_bytes.argtypes = [pointer, integer]
     library.kw_work_bytes.argtypes = library.kw_scratch_free.argtypes = [pointer]
-    library.kw_scratch_free.restype = library.kw_step.restype = library.kw_fork.restype = None
+    library.kw_scratch_free.restype = library.kw_step.restype = library.kw_copy.restype = None
     library.kw_step.argtypes = [*(pointer,) * 3, integer, *(pointer,) * 3, integer, pointer, pointer, integer]
-    library.kw_fork.argtypes = [pointer, pointer, pointer, integer]
+    library.kw_copy.argtypes = [pointer, pointer, integer, pointer, integer, integer, integer]
     library.kw_logprobs.restype = None
     library.kw_logprobs.argtypes = [pointer, integer, pointer, integer, pointer, pointer, pointer]
     library.kw_run.argtypes = [

@@ -97,11 +97,12 @@ static void through_layer(const kw_call *c, int index, kw_team *team, int who, i
     const kw_layer *layer = m->layers + index;
     kw_scratch *s = c->scratch;
     int wide = s->wide, rows = c->rows, K = m->num_kv_heads, from, to;
-#define CAPACITY(r) c->cache[c->slots[r]].capacity
-#define SLOT(r) (c->cache[c->slots[r]].data + index * layer_bytes(m, CAPACITY(r)))
     apply(&layer->qkv, s, team, who, rows, s->normed, s->a, wide);
     meet(team);
-    for (int r = first; r < last; r++) place(m, layer, s->a + (size_t)r * wide, c->positions[r], SLOT(r), CAPACITY(r));
+    for (int r = first; r < last; r++) {
+        const kw_slot *slot = c->cache + c->slots[r];
+        place(m, layer, s->a + (size_t)r * wide, c->positions[r], slot->data + index * layer_bytes(m, slot->capacity), slot->capacity);
+    }
     meet(team);
     share(rows * K, 1, who, team->size, &from, &to);
     for (int i = from; i < to; i++) {
@@ -109,14 +110,13 @@ static void through_layer(const kw_call *c, int index, kw_team *team, int who, i
         float *scores = s->scores + who * s->scores_each;
         const float *q = s->a + (size_t)r * wide;
         float *out = s->b + (size_t)r * wide;
+        const kw_slot *slot = c->cache + c->slots[r];
         switch (m->kv) {
-        case KW_F32: attend(m, q, i % K, c->positions[r], SLOT(r), CAPACITY(r), scores, out, KW_F32); break;
-        case KW_F16: attend(m, q, i % K, c->positions[r], SLOT(r), CAPACITY(r), scores, out, KW_F16); break;
-        default: attend(m, q, i % K, c->positions[r], SLOT(r), CAPACITY(r), scores, out, KW_Q8);
+        case KW_F32: attend(m, q, i % K, c->positions[r], slot, index, scores, out, KW_F32); break;
+        case KW_F16: attend(m, q, i % K, c->positions[r], slot, index, scores, out, KW_F16); break;
+        default: attend(m, q, i % K, c->positions[r], slot, index, scores, out, KW_Q8);
         }
     }
-#undef SLOT
-#undef CAPACITY
     meet(team);
     for (int r = first; r < last; r++) prepare(&layer->out, s, r, s->b + (size_t)r * wide);
     meet(team);
@@ -187,19 +187,21 @@ void kw_step(const kw_model *m, kw_scratch *s, const kw_slot *cache, int rows, c
     together(team_for(m, s, rows), step, &call);
 }
 
-/* A slot's first `length` positions into another slot: all samples of a prompt share one prefill. */
-void kw_fork(const kw_model *m, const kw_slot *from, const kw_slot *to, int length) {
+/* Positions `first`, a multiple of 16, to `length` - 1 of what one slot holds into another, of any capacities. */
+void kw_copy(const kw_model *m, const uint8_t *from, int A, uint8_t *to, int B, int first, int length) {
     size_t size = kv_bytes(m);
-    int E = m->head_dim, V = padded(E), A = from->capacity, B = to->capacity;
+    int E = m->head_dim, V = padded(E);
+    if (length <= first) return;
     for (int l = 0; l < m->num_layers; l++) {
-        const uint8_t *a = from->data + l * layer_bytes(m, A);
-        uint8_t *b = to->data + l * layer_bytes(m, B);
+        const uint8_t *a = from + l * layer_bytes(m, A);
+        uint8_t *b = to + l * layer_bytes(m, B);
         for (size_t h = 0; h < (size_t)m->num_kv_heads; h++) { /* whole blocks of 16 keys */
-            memcpy(b + h * B * E * size, a + h * A * E * size, (size_t)padded(length) * E * size);
-            memcpy(b + (first_value(m, B) + h * B * V) * size, a + (first_value(m, A) + h * A * V) * size, (size_t)length * V * size);
+            memcpy(b + (h * B + first) * E * size, a + (h * A + first) * E * size, (size_t)padded(length - first) * E * size);
+            memcpy(b + (first_value(m, B) + (h * B + first) * V) * size, a + (first_value(m, A) + (h * A + first) * V) * size,
+                   (size_t)(length - first) * V * size);
             if (m->kv == KW_Q8)
                 for (int values = 0; values < 2; values++)
-                    memcpy(scales_of(m, b, B, values, h), scales_of(m, a, A, values, h), length * sizeof(float));
+                    memcpy(scales_of(m, b, B, values, h) + first, scales_of(m, a, A, values, h) + first, (length - first) * sizeof(float));
         }
     }
 }

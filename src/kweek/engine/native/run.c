@@ -72,7 +72,7 @@ static void show(const weights *w, const options *o, const kw_choice *choice, co
 /* Keys and values are f16, as many as this prompt and its answer need. */
 static kw_slot new_slot(const kw_model *m, int tokens) {
     int blocks = (tokens + TILE - 1) / TILE;
-    kw_slot slot = {NULL, TILE * (blocks + 1 - blocks % 2), 0}; /* an odd number of blocks: not all in one set of the cache */
+    kw_slot slot = {NULL, TILE * (blocks + 1 - blocks % 2), 0, NULL, 0, 0}; /* an odd number of blocks: not all in one set of the cache */
     slot.data = calloc(1, kw_slot_bytes(m, slot.capacity));
     if (!slot.data) refuse("no memory for the keys and values");
     return slot;

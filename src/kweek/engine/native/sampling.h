@@ -9,6 +9,7 @@ typedef struct {
     int32_t top_k;                 /* 0: all */
     float temperature, top_p, min_p;
     int32_t produced, done;        /* set by kw_run; done is 2 where the logits are not numbers */
+    int32_t rides_on, unused;      /* 0, or 1 + the row whose logits this one chooses from, as long as both say the same */
     const double *uniforms;        /* one per token to come; unused when greedy */
     const uint8_t *events;         /* (vocab) non-zero: the row pauses after this token; or NULL */
     const uint8_t *allowed;        /* (vocab) zero: may not come; or NULL */
@@ -121,7 +122,8 @@ static int truncated(const kw_row *row, const float *p, int n, double total, kw_
 static kw_choice choose(const kw_row *row, const float *logits, int vocab, float *p, kw_candidate *found, float *lse) {
     kw_choice choice = {0, 0.0f, 0.0f, 1.0f};
     float largest = largest_of(logits, vocab);
-    *lse = largest + (float)log(exponentials(logits, vocab, largest, 1.0f, p));
+    double whole = exponentials(logits, vocab, largest, 1.0f, p);
+    *lse = largest + (float)log(whole);
     choice.token = -1;
     if (!isfinite(*lse)) return choice;
     const float *shaped = logits;
@@ -137,7 +139,8 @@ static kw_choice choose(const kw_row *row, const float *logits, int vocab, float
         for (int i = 0; i < vocab; i++)
             if (shaped[i] == largest) { choice.token = i; break; }
     } else {
-        double total = exponentials(shaped, vocab, largest, 1.0f / row->temperature, p), kept = total;
+        int as_is = shaped == logits && row->temperature == 1.0f; /* then they are in `p` already */
+        double total = as_is ? whole : exponentials(shaped, vocab, largest, 1.0f / row->temperature, p), kept = total;
         double u = *row->uniforms;
         if (row->top_k || row->top_p < 1.0f || row->min_p > 0.0f) {
             int size = truncated(row, p, vocab, total, found, &kept);
@@ -165,8 +168,9 @@ size_t kw_work_bytes(const kw_model *m) {
 typedef struct {
     kw_call call;
     kw_row *row;
-    const int32_t *who; /* the row that each of the call's wanted rows belongs to */
-    kw_choice *chosen;  /* by wanted row */
+    int choosing;
+    const int32_t *who, *from; /* a row that chooses, and which of the wanted logits from */
+    kw_choice *chosen;
     float *lse;
     uint8_t *work;
 } kw_turn;
@@ -178,9 +182,9 @@ static void step_and_choose(kw_team *team, int who, void *context) {
     step(team, who, &turn->call);
     meet(team);
     float *p = (float *)(turn->work + who * kw_work_bytes(c->model));
-    share(c->num_wanted, 1, who, team->size, &first, &last);
+    share(turn->choosing, 1, who, team->size, &first, &last);
     for (int i = first; i < last; i++)
-        turn->chosen[i] = choose(turn->row + turn->who[i], c->logits + (size_t)i * c->logits_stride, c->model->vocab, p,
+        turn->chosen[i] = choose(turn->row + turn->who[i], c->logits + (size_t)turn->from[i] * c->logits_stride, c->model->vocab, p,
                                  (kw_candidate *)(p + padded(c->model->vocab)), turn->lse + i);
 }
 
@@ -193,33 +197,43 @@ void kw_logprobs(const kw_model *m, int rows, const float *logits, int stride, c
     }
 }
 
+enum { MOST_ROWS = 1024 };
+
 /* Up to `steps` tokens for each row, in as many calls of the network; a row that met an event, or has produced all it may,
    is passed over; once a quarter of those that began are, the call ends, since full calls cost less per row and others may
-   be waiting. `extra` rows go through the network with the first call and produce nothing: prompts, and what tools
-   said. `choices` has (rows, steps). `logits` has `rows` rows and afterwards holds those of the last call, in the order of
-   the rows that were in it; `lse` the logarithm of the sum of their exponentials. Returns the calls made. */
+   be waiting. A row that rides on one before it has no place in the network: it chooses from the other's logits, until it
+   chooses something else or the other is done. `extra` rows go through the network with the first call and produce
+   nothing: prompts, and what tools said. `choices` has (rows, steps). `logits` has a row for each that does not ride and
+   afterwards holds those of the last call, in the order of the rows that were in it; `lse`, of `rows` numbers, the logarithm
+   of the sum of their exponentials, those of riders behind. Returns the calls made. */
 int kw_run(const kw_model *m, kw_scratch *s, const kw_slot *cache, int rows, kw_row *row, int steps, int extra, const int32_t *tokens,
            const int32_t *slots, const int32_t *positions, kw_choice *choices, float *logits, int stride, float *lse, void *work) {
-    int32_t token[1024], slot[1024], position[1024], wanted[1024] = {0}, who[1024];
-    kw_choice chosen[1024];
-    int made = 0, began = 0;
-    if (rows + extra > s->max_rows || s->max_rows > 1024) return -1;
-    for (int r = 0; r < rows; r++) row[r].produced = 0, row[r].done = row[r].remaining <= 0;
+    int32_t token[MOST_ROWS], slot[MOST_ROWS], position[MOST_ROWS], wanted[MOST_ROWS] = {0}, who[MOST_ROWS], from[MOST_ROWS], at[MOST_ROWS];
+    kw_choice chosen[MOST_ROWS];
+    int made = 0, began = 0, own = 0;
+    for (int r = 0; r < rows; r++) own += !row[r].rides_on;
+    if (own + extra > s->max_rows || s->max_rows > MOST_ROWS || rows > MOST_ROWS) return -1;
+    for (int r = 0; r < rows; r++) {
+        row[r].produced = 0, row[r].done = row[r].remaining <= 0;
+        if (row[r].rides_on && row[row[r].rides_on - 1].done) row[r].done = 1;
+    }
     for (int step = 0; step < steps; step++) {
-        int n = 0, active = 0;
+        int n = 0, active = 0, choosing = 0;
         if (step == 0)
             for (; n < extra; n++) token[n] = tokens[n], slot[n] = slots[n], position[n] = positions[n];
         for (int r = 0; r < rows; r++) {
-            if (row[r].done) continue;
+            if (row[r].done || row[r].rides_on) continue;
             token[n] = row[r].token, slot[n] = row[r].slot, position[n] = row[r].position;
-            who[active] = r, wanted[active++] = n++;
+            who[choosing] = r, from[choosing++] = at[r] = active, wanted[active++] = n++;
         }
-        if (!step) began = active;
-        if (!n || 4 * active < 3 * began) break;
-        kw_turn turn = {{m, s, cache, n, active, stride, token, slot, position, wanted, logits}, row, who, chosen, lse, work};
+        for (int r = 0; r < rows; r++)
+            if (!row[r].done && row[r].rides_on) who[choosing] = r, from[choosing++] = at[row[r].rides_on - 1];
+        if (!step) began = choosing;
+        if (!n || 4 * choosing < 3 * began) break;
+        kw_turn turn = {{m, s, cache, n, active, stride, token, slot, position, wanted, logits}, row, choosing, who, from, chosen, lse, work};
         together(team_for(m, s, n), step_and_choose, &turn);
         made++;
-        for (int i = 0; i < active; i++) {
+        for (int i = 0; i < choosing; i++) { /* riders come last: what they ride on has moved on */
             kw_row *now = row + who[i];
             kw_choice *choice = choices + (size_t)who[i] * steps + now->produced;
             *choice = chosen[i];
@@ -229,6 +243,10 @@ int kw_run(const kw_model *m, kw_scratch *s, const kw_slot *cache, int rows, kw_
             }
             now->token = choice->token, now->position++, now->produced++, now->uniforms++;
             if (--now->remaining <= 0 || (now->events && now->events[choice->token])) now->done = 1;
+            if (now->rides_on) {
+                const kw_row *leader = row + now->rides_on - 1;
+                if (leader->done || leader->token != now->token) now->done = 1;
+            }
         }
     }
     return made;

@@ -15,9 +15,11 @@ from kweek.protocols import Request
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.derive import MAX_LENGTH
 from kweek.recipe.materials import Mix, first_bytes, save, token_sources, validation_texts
+from kweek.recipe.panel import StagePanel
 from kweek.recipe.plans import read_plan
 from kweek.recipe.precision import fast_dtype, name_of
 from kweek.recipe.pretraining import build, documents_bits, evaluate_bits, pretrain
+from kweek.recipe.watch import write_guards
 from kweek.store.records import Records
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates
@@ -149,6 +151,9 @@ def run(ctx: StageContext) -> None:
     precision = name_of(dtype)
     ctx.ledger.add("pretrain", done.totals.flop, precision, tokens=done.totals.num_tokens)
     bits = evaluate_bits(done.network, tokenizer, texts)
+    panel = StagePanel(ctx, done.network, tokenizer)
+    panel.finish(panel.panel.read())
+    write_guards(ctx)
     save(ctx.out, done.network, tokenizer)
     ctx.out.metrics.update(
         bits_per_byte=documents_bits(bits),

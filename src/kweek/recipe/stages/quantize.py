@@ -144,6 +144,10 @@ def calibration(corpus: Artifact, tokenizer: Tokenizer, config: Config, seed: in
         f"calibration/{seed}", 1 + num_chat_tokens // TOKENS_PER_CHAT, "train"
     ):
         if sum(map(len, chats)) < num_chat_tokens:
+            if (
+                not tokenizer.template.abilities.reasoning
+            ):  # a foreign model's own template may have no place for it
+                messages = [{k: v for k, v in m.items() if k != "reasoning_content"} for m in messages]
             chats.append(encode_chat(tokenizer, messages).token_ids)
     wanted = config.calibration_tokens - sum(map(len, chats))
     sources = texts_by_source(corpus, "train")

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
@@ -15,21 +16,17 @@ from kweek.align.asynchronous import Asynchronous
 from kweek.align.collecting import Collected, Collector, Course
 from kweek.align.control import DivergenceControl
 from kweek.align.critic import Critic
-from kweek.align.guards.collapse import CollapseGuard
-from kweek.align.guards.guard import Guard, Verdict
-from kweek.align.guards.known import known_pairs
-from kweek.align.guards.policy_path import policy_sign
+from kweek.align.environment import Environment
+from kweek.align.environments.fitting import Fitting
 from kweek.align.keeping import MAIN
 from kweek.align.learner import Learner
 from kweek.align.loop import Loop, Replay, nothing
 from kweek.align.metrics import Metrics
 from kweek.align.policy import Policy
 from kweek.align.reference import Reference
-from kweek.align.sampling import sample
 from kweek.align.sft import chat_segments
 from kweek.align.sources import Source as Rollouts
 from kweek.align.sources import Synchronous
-from kweek.align.verifier import audit, require_sound, whole_number
 from kweek.align.word_problems import WordProblems
 from kweek.data import stories
 from kweek.data.batches import Segment
@@ -40,15 +37,18 @@ from kweek.errors import ConfigError
 from kweek.model.network import Network
 from kweek.model.scorer import scorer_from
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
-from kweek.recipe.materials import Mix, load, save, token_sources, validation_texts
-from kweek.recipe.pretraining import documents_bits, evaluate_bits
+from kweek.recipe.materials import Mix, load, save, token_sources
+from kweek.recipe.panel import StagePanel, Tolerances
+from kweek.recipe.policy_guards import HeldOut, policy_guards
+from kweek.recipe.tasks import STORIES, audited, opened
+from kweek.recipe.tasks import external as external_of
+from kweek.recipe.watch import heard, write_guards
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.trainer import Trained, Trainer, checkpoint_step
 
 TOKENS_PER_SAMPLE = 75  # prompt and answer; for estimates only
 SIGN_PAIRS = 24  # pairs of a right and a wrong answer; at least twenty
-AUDIT_ITEMS = 200
 HELD_OUT = 64  # problems for the curve of greedy accuracy: within 12 points
 LENGTH = 256  # of the replayed rows, as pretraining ended
 REPLAY_TOKENS = (
@@ -78,6 +78,25 @@ class Config(StageConfig):
         {},
         doc="switches of the algorithm to change, by name: {kl: reward, kl_weight: 0.01}",
         reason="each algorithm as published",
+    )
+    environment: str = setting(
+        STORIES,
+        doc="what is attempted: stories, guessing, gym:TASK, a file of prompts with verifiers, or module:name",
+        reason="there are stories in any number, judged exactly, at every level",
+    )
+    verifier: str | None = setting(
+        None, doc="judge of prompts that name none, such as number", reason="the lines of a file name theirs"
+    )
+    max_new_tokens: int | None = setting(
+        None,
+        doc="tokens of an answer to prompts of a file or of reasoning-gym",
+        reason="256 and 96, a short chain of thought and an answer; other environments say it themselves",
+        ge=1,
+    )
+    audit_limits: dict[str, float] = setting(
+        {},
+        doc="other bounds for the audit, by the name of a finding: {best constant: 0.6} for yes or no",
+        reason="the bounds of docs/environments.md, which suit answers of many kinds",
     )
     steps: int = setting(60, doc="policy updates", reason="gains are large up to 50 and small after", ge=1)
     prompts: int = setting(24, doc="problems per update", reason="as in the measured trial", ge=1)
@@ -127,7 +146,7 @@ class Config(StageConfig):
     )
     share_sums: float = setting(
         0.1,
-        doc="share of bare sums among the problems",
+        doc="share of bare sums among the stories",
         reason="keeps what was taught beside stories",
         ge=0,
         le=1,
@@ -140,6 +159,11 @@ class Config(StageConfig):
     )
     gold_every: int = setting(
         10, doc="updates between measurements on held-out problems", reason="a second of every twenty", ge=1
+    )
+    tolerance: Tolerances = setting(
+        Tolerances(),
+        doc="what may be lost of earlier abilities: bits, solved, trust; see docs/guards.md",
+        reason="no healthy run came near it",
     )
 
     @model_validator(mode="after")
@@ -164,6 +188,11 @@ class Config(StageConfig):
         )
 
 
+def external(config: Config) -> str:
+    """What the environment depends on outside the run."""
+    return external_of(config.environment, config.verifier)
+
+
 def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Estimate:
     """Half the groups carry a signal and are trained on; without the native library generating takes the most time."""
     base = inputs["model"]
@@ -174,10 +203,10 @@ def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Es
 
 
 def run(ctx: StageContext) -> None:
-    """Audit the verifier, check the sign, then sample and update."""
+    """Audit the environment, check the sign, then sample and update."""
     config: Config = ctx.config
     network, tokenizer = load(ctx.inputs["model"])
-    environment = WordProblems(share_sums=config.share_sums)
+    environment = _environment(config, tokenizer, network.config.max_positions)
     learner = _learner(config, network, environment, ctx.seed)
     course = config.course()
     collector = Collector(
@@ -191,22 +220,42 @@ def run(ctx: StageContext) -> None:
     step = checkpoint_step(ctx.state / MAIN)
     ctx.records.rewind(lambda record: record.get("step", 0) <= step and step > 0)
     if step == 0:
-        _audit(ctx)
-    progress = _Progress(ctx, engine, tokenizer)
+        audited(ctx, environment, config.audit_limits)
+    known = environment.items("audit", SIGN_PAIRS, "train")
+    # Bare sums keep what was taught beside stories; the curve is of stories.
+    shown = WordProblems() if config.environment == STORIES else environment
+    held_out = HeldOut(engine, tokenizer, shown, shown.items("rl/validation", HELD_OUT, "validation"))
+    tasks = [WordProblems()] if config.environment == STORIES else [WordProblems(), environment]
+    panel = StagePanel(ctx, network, tokenizer, tasks, config.tolerance)
+    panel.before()
+    kept = panel.guard(config.steps)
+    guards = policy_guards(
+        learner, engine, tokenizer, environment, known, held_out, config.gold_every, ctx.records
+    )
     loop = Loop(
-        learner, source, course, ctx.state, _guards(learner, engine, tokenizer), _replay(ctx, tokenizer, config),
-        progress.on_step, progress.on_verdict, ctx.should_stop,
+        learner, source, course, ctx.state, [*guards, kept], _replay(ctx, tokenizer, config),
+        _Progress(ctx, held_out).on_step, partial(heard, ctx.records), ctx.should_stop,
     )  # fmt: skip
     finished = loop.run()
     if finished.stopped:
         ctx.records.append("stopped", text=finished.stopped, step=finished.totals.step, kept=finished.kept)
     ctx.ledger.add("reinforce", finished.totals.flop, "fp32", tokens=finished.totals.num_tokens)
-    bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
+    readings = kept.read_at(finished.kept)
+    panel.finish(readings)
+    if isinstance(environment, Fitting) and environment.too_long:
+        ctx.records.append("note", text=f"{len(environment.too_long)} prompts leave no room for an answer")
+    write_guards(ctx)
     save(ctx.out, network, tokenizer)
-    ctx.out.metrics.update(bits_per_byte=documents_bits(bits))
+    ctx.out.metrics.update(bits_per_byte=panel.documents_bits(readings))
 
 
-def _learner(config: Config, network: Network, environment: WordProblems, seed: int) -> Learner:
+def _environment(config: Config, tokenizer: Tokenizer, max_positions: int) -> Environment:
+    """What is attempted, without the prompts that leave no room for an answer; stories are short."""
+    found = opened(config.environment, config.verifier, config.share_sums, config.max_new_tokens)
+    return found if config.environment == STORIES else Fitting(found, tokenizer, max_positions)
+
+
+def _learner(config: Config, network: Network, environment: Environment, seed: int) -> Learner:
     """The algorithm with its optimiser, and with reference and critic where it has them."""
     policy = config.algorithm_policy()
     rate, wanted = config.learning_rate, config.kl_target or config.kl_budget
@@ -233,10 +282,8 @@ def _learner(config: Config, network: Network, environment: WordProblems, seed: 
 class _Progress:
     """Records every update, and greedy accuracy on held-out problems now and then."""
 
-    def __init__(self, ctx: StageContext, engine: Engine, tokenizer: Tokenizer) -> None:
-        self._ctx, self._engine, self._tokenizer = ctx, engine, tokenizer
-        self._environment = WordProblems()
-        self._held_out = self._environment.items("rl/validation", HELD_OUT, "validation")
+    def __init__(self, ctx: StageContext, held_out: HeldOut) -> None:
+        self._ctx, self._held_out = ctx, held_out
         self._last = time.monotonic()
 
     def on_step(self, totals: Trained, metrics: Metrics, batch: Collected) -> None:
@@ -244,10 +291,7 @@ class _Progress:
         ctx, config = self._ctx, self._ctx.config
         gold = None
         if metrics.step % config.gold_every == 0 or metrics.step == config.steps:
-            greedy = sample(
-                self._engine, self._tokenizer, self._environment, self._held_out, samples=1, key="greedy"
-            )
-            gold = sum(group[0].score.value for group in greedy) / len(greedy)
+            gold = self._held_out.reward()
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         ctx.records.append(
@@ -257,38 +301,15 @@ class _Progress:
             metrics.step, config.steps, reward=metrics.reward, flop_per_second=metrics.flop / seconds
         )
 
-    def on_verdict(self, guard: str, step: int, verdict: Verdict) -> None:
-        """See `Loop.on_verdict`; what the guard of the sign sees at first has a record of its own."""
-        figures, records = dict(verdict.figures), self._ctx.records
-        if guard == "sign" and step == 0:
-            records.append("sign", **figures, passed=True)
-        else:
-            text = verdict.text
-            records.append("guard", name=guard, step=step, verdict=verdict.kind, text=text, figures=figures)
-
-
-def _audit(ctx: StageContext) -> None:
-    """Refuse to start with a verifier that can be fooled."""
-    items = stories.problems("audit", AUDIT_ITEMS, "train", share_sums=0.1)
-    findings = audit(whole_number, [item.question for item in items], [item.answer for item in items])
-    for finding in findings:
-        ctx.records.append("audit", **dataclasses.asdict(finding), passed=finding.passed)
-    require_sound(findings)
-
-
-def _guards(learner: Learner, engine: Engine, tokenizer: Tokenizer) -> list[Guard]:
-    """Against a reward that points the wrong way, and against collapse."""
-    environment = WordProblems(share_sums=0.1)
-    items = environment.items("audit", SIGN_PAIRS, "train")
-    sign = policy_sign(learner, engine, lambda: known_pairs(engine, tokenizer, environment, items))
-    return [sign, CollapseGuard()]
-
 
 def _replay(ctx: StageContext, tokenizer: Tokenizer, config: Config) -> Replay:
-    """A function of the step: small talk and a row of text, weighing `replay_weight` each in sum."""
+    """A function of the step: small talk and a row of text, weighing `replay_weight` each in sum.
+
+    The small talk is that of the stage `sft`; a model that learns other tasks was taught by others.
+    """
     if config.replay_weight == 0:
         return nothing
-    talk = chat_segments(tokenizer, stories.small_talk())
+    talk = chat_segments(tokenizer, stories.small_talk()) if config.environment == STORIES else []
     sources: list[Source] = token_sources(
         ctx.inputs["corpus"], tokenizer, Mix(0.3, 200_000, f"replay/{ctx.seed}")
     )
@@ -300,6 +321,8 @@ def _replay(ctx: StageContext, tokenizer: Tokenizer, config: Config) -> Replay:
         order = keyed_generator("talk", ctx.seed, step).permutation(len(talk))[:4]
         result: list[Segment] = []
         for members in ([talk[int(i)] for i in order], [part for row in texts[step] for part in row]):
+            if not members:
+                continue
             total = sum(float(part.weights.sum()) for part in members)
             result += [
                 dataclasses.replace(p, weights=p.weights * (config.replay_weight / total)) for p in members

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict
 
+from kweek.align.guards.panel import Readings, failed, refusal
 from kweek.align.sft import ChatBatches, chat_segments, initialise_special_rows
 from kweek.align.verifier import whole_number
+from kweek.align.word_problems import WordProblems
 from kweek.data import stories
 from kweek.data.packing import keyed_generator
 from kweek.engine.engine import Engine
@@ -18,9 +19,10 @@ from kweek.engine.native import library as native
 from kweek.evaluate.problems import Asker, attempt
 from kweek.model.network import Network
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
-from kweek.recipe.materials import Mix, load, save, token_sources, validation_texts
+from kweek.recipe.materials import Mix, load, save, token_sources
+from kweek.recipe.panel import StagePanel, Tolerances
 from kweek.recipe.precision import fast_dtype, name_of
-from kweek.recipe.pretraining import documents_bits, evaluate_bits
+from kweek.recipe.watch import write_guards
 from kweek.system.calculator import Calculator
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates, SplitOptimiser
@@ -102,6 +104,11 @@ class Config(StageConfig):
         reason="tells settings apart that differ by ten points",
         ge=16,
     )
+    tolerance: Tolerances = setting(
+        Tolerances(),
+        doc="what may be lost of earlier abilities: bits, solved, trust; see docs/guards.md",
+        reason="no healthy run came near it",
+    )
 
 
 def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Estimate:
@@ -129,13 +136,14 @@ def run(ctx: StageContext) -> None:
         ctx.inputs["corpus"], tokenizer, Mix(config.replay_task_share, 200_000, f"replay/{ctx.seed}")
     )
     start = {name: value.clone() for name, value in network.state_dict().items()}
+    panel = StagePanel(ctx, network, tokenizer, [WordProblems()], config.tolerance)
+    panel.before()
     total_steps = sum(
         _batches(config, s, chats, replay, tokenizer, ctx.seed).num_steps for s in config.settings
     )
     # A finished setting's checkpoint stands at its last step, so the sum is the step that training goes on from.
     resumed = sum(checkpoint_step(_state(ctx, number)) for number in range(len(config.settings)))
     ctx.records.rewind(lambda record: record["kind"] == "train" and record["step"] <= resumed)
-    best: tuple[float, dict[str, torch.Tensor]] | None = None
     rows: list[dict[str, Any]] = []
     done_steps = 0
     for number, chosen in enumerate(config.settings):
@@ -148,20 +156,35 @@ def run(ctx: StageContext) -> None:
         accuracy = _validate(network, tokenizer, config.validation_problems)
         ctx.ledger.add("sft", totals.flop, name_of(fast_dtype(ctx.machine_peak)), tokens=totals.num_tokens)
         rows.append({"name": f"setting {number + 1}", "accuracy": accuracy, **chosen.model_dump()})
-        if best is None or accuracy > best[0]:
-            best = (accuracy, {name: value.clone() for name, value in network.state_dict().items()})
-    assert best is not None
-    winner = max(range(len(rows)), key=lambda i: rows[i]["accuracy"])
+    winner, readings = _best(ctx, network, panel, [row["accuracy"] for row in rows])
     for i, row in enumerate(rows):
         ctx.records.append("setting", **row, chosen=i == winner)
-    network.load_state_dict(best[1])
-    bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
+    panel.finish(readings)
+    write_guards(ctx)
     save(ctx.out, network, tokenizer)
     ctx.out.metrics.update(
-        validation_accuracy=best[0],
-        bits_per_byte=documents_bits(bits),
+        validation_accuracy=rows[winner]["accuracy"],
+        bits_per_byte=panel.documents_bits(readings),
         demonstrations=config.demonstrations,
     )
+
+
+def _best(
+    ctx: StageContext, network: Network, panel: StagePanel, accuracies: Sequence[float]
+) -> tuple[int, Readings]:
+    """The setting of the best accuracy that has lost no more than may be; its weights are in the network.
+
+    Raises:
+        GuardError: all have lost more.
+    """
+    order = sorted(range(len(accuracies)), key=lambda number: -accuracies[number])  # the first among equals
+    tried = []
+    for number in order:
+        _trainer(ctx, network, ctx.config.settings[number]).load(_state(ctx, number))
+        tried.append(panel.panel.read())
+        if not failed(panel.changes(tried[-1])):
+            return number, tried[-1]
+    raise refusal(panel.tell(tried[0]))
 
 
 def _state(ctx: StageContext, number: int) -> Path:
@@ -184,6 +207,12 @@ def _batches(
     )
 
 
+def _trainer(ctx: StageContext, network: Network, chosen: Setting) -> Trainer:
+    rate = chosen.learning_rate
+    optimiser = SplitOptimiser(network, LearningRates(rate, 3 * rate, rate, rate))
+    return Trainer(network, optimiser, compute_dtype=fast_dtype(ctx.machine_peak))
+
+
 def _train(
     ctx: StageContext,
     network: Network,
@@ -194,9 +223,7 @@ def _train(
     num_steps: int,
 ) -> Trained:
     """Train one setting, going on from its checkpoint; a finished one is only loaded."""
-    rate = chosen.learning_rate
-    optimiser = SplitOptimiser(network, LearningRates(rate, 3 * rate, rate, rate))
-    trainer = Trainer(network, optimiser, compute_dtype=fast_dtype(ctx.machine_peak))
+    rate, trainer = chosen.learning_rate, _trainer(ctx, network, chosen)
 
     def on_step(totals: Trained, result: StepResult, speed: float) -> None:
         if totals.step % 5 == 0 or totals.step == 1:

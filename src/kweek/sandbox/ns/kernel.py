@@ -15,7 +15,7 @@ _ATTRIBUTES = {MS_RDONLY: 1, MS_NOSUID: 2, MS_NODEV: 4, MS_NOEXEC: 8}  # MOUNT_A
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 22, 24
 PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS, PR_SET_THP_DISABLE = 28, 38, 41
 _AT_FDCWD, _SECCOMP_MODE_FILTER = -100, 2
-_EINVAL = 22
+_EINVAL, _ENOSPC = 22, 28
 
 #: Numbers of calls without a function in the C library; those from 424 on are the same on all processors.
 _NUMBERS = {"x86_64": {"pivot_root": 155, "capset": 126}, "aarch64": {"pivot_root": 41, "capset": 91}}
@@ -49,7 +49,10 @@ def _number(name: str) -> int:
 
 def unshare(flags: int, what: str) -> None:
     """Leave the namespaces in `flags` for new ones."""
-    _check(_LIBC.unshare(flags), what)
+    status = _LIBC.unshare(flags)
+    if status < 0 and ctypes.get_errno() == _ENOSPC:
+        raise Refused(f"{what}: this machine allows no more of them (sysctl user.max_*_namespaces)")
+    _check(status, what)
 
 
 def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
