@@ -110,7 +110,7 @@ def looks(history: History) -> list[Child]:
             [
                 one.stage,
                 [shortened(one.name, 80), tag("small", asks, class_="under") if asks else None],
-                number(float(len(one.steps)), figures.whole, computed=True),
+                number(float(max(len(one.steps), 1)), figures.whole, computed=True),
                 number(max(one.steps, default=None), figures.whole),
                 _verdict(one),
             ]
