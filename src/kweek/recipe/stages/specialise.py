@@ -28,9 +28,9 @@ from kweek.train.trainer import StepResult, Trained, checkpoint_step
 
 ADAPTER = "adapter"  # its folder in the artifact
 TOKENS_PER_EXERCISE = 140  # for estimates only
-#: What training is expected to reach of the machine's peak in a precision; on a busy machine SmolLM2-135M reached 0.42
-#: and 0.15 per processor second, see docs/log.md.
-EFFICIENCY = {"fp32": 0.5, "bf16": 0.25}
+#: What training is expected to reach of the machine's peak in a precision; SmolLM2-135M reached 0.42 in fp32 on a busy
+#: machine, in bf16 0.15 there and 0.39 in quiet moments, see docs/log.md.
+EFFICIENCY = {"fp32": 0.5, "bf16": 0.35}
 LEAST_STEPS = 20  # fewer updates teach nothing
 
 
