@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 
 from kweek.align.behaviour.world import World, worse
 from kweek.align.environment import Item
-from kweek.align.guards.guard import Guard, Step, Verdict
+from kweek.align.guards.guard import Guard, Step
 from kweek.align.pairs import Pair, answered
 from kweek.align.turns import turn_end
 from kweek.errors import GuardError
 from kweek.recipe.context import StageContext
+from kweek.recipe.watch import heard
 from kweek.tokenize.chat import encode_prompt
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.trainer import StepResult, Trained
 
 KNOWN_PAIRS = 24  # at least twenty: of so many fair coins not one in a million shows the same side throughout
+RECORD_EVERY = 10  # updates between figures of guards that have nothing to say
 GROUPS = ("secret", "topic", "sign")  # where the better answer is a sentence and no sum
 
 
@@ -51,9 +53,7 @@ class Watched:
     def before(self, resumed: bool) -> None:
         """Raises GuardError where a guard refuses to begin; what costs something is not asked twice."""
         for guard in self._guards if not resumed else ():
-            verdict = guard.before()
-            if verdict.figures:
-                self._ctx.records.append("sign", **dict(verdict.figures), passed=verdict.kind == "ok")
+            heard(self._ctx.records, guard.name, 0, guard.before())
 
     def on_step(self, also: Callable[[Trained, StepResult, float], None]) -> Callable[..., None]:
         """A hook for `fit` that asks the guards after `also`. It raises GuardError where one ends the run."""
@@ -62,22 +62,11 @@ class Watched:
             also(totals, result, speed)
             shown = Step(totals.step, {"loss": result.loss, **result.parts})
             for guard in self._guards:
-                self._hear(guard, guard.after(shown), totals.step)
+                verdict = guard.after(shown)
+                if verdict.kind != "ok" or (verdict.figures and totals.step % RECORD_EVERY == 0):
+                    heard(self._ctx.records, guard.name, totals.step, verdict)
+                if verdict.kind == "stop":
+                    fix = "look at the pairs and at the learning rate"
+                    raise GuardError(verdict.text, where=self._ctx.name, fix=fix)
 
         return hook
-
-    def _hear(self, guard: Guard, verdict: Verdict, step: int) -> None:
-        if verdict.kind == "ok":
-            return
-        self._ctx.records.append(
-            "guard",
-            name=guard.name,
-            step=step,
-            verdict=verdict.kind,
-            text=verdict.text,
-            figures=dict(verdict.figures),
-        )
-        if verdict.kind == "stop":
-            raise GuardError(
-                verdict.text, where=self._ctx.name, fix="look at the pairs and at the learning rate"
-            )

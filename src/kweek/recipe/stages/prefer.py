@@ -10,10 +10,12 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import model_validator
 
+from kweek.align.behaviour.world import World
 from kweek.align.displacement import Displacement
 from kweek.align.dpo import DPO
 from kweek.align.guards.guard import Guard
 from kweek.align.guards.pair_path import answer_margins, pair_sign
+from kweek.align.guards.panel import failed, refusal
 from kweek.align.ipo import IPO
 from kweek.align.kto import KTO, Judged, JudgedBatches, prepared
 from kweek.align.pairs import Pair, PairBatches, pair_segments, usable, with_reference
@@ -22,13 +24,15 @@ from kweek.align.simpo import SimPO
 from kweek.data.batches import Batch
 from kweek.engine.engine import Engine
 from kweek.errors import ConfigError
-from kweek.model.network import Network
+from kweek.recipe.before_after import BeforeAfter
+from kweek.recipe.changes import KINDS as CHANGES
 from kweek.recipe.compared import as_pair, read_rows
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
-from kweek.recipe.materials import load, save, validation_texts
+from kweek.recipe.materials import load, save
 from kweek.recipe.pair_guards import Watched, known_pairs
+from kweek.recipe.panel import StagePanel, Tolerances
 from kweek.recipe.precision import fast_dtype, name_of
-from kweek.recipe.pretraining import documents_bits, evaluate_bits
+from kweek.recipe.watch import write_guards
 from kweek.recipe.worlds import read_world
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.objective import Objective
@@ -40,6 +44,7 @@ Name = Literal["dpo", "ipo", "kto", "simpo"]
 OBJECTIVES: Mapping[Name, Callable[..., Objective]] = {"dpo": DPO, "ipo": IPO, "kto": KTO, "simpo": SimPO}
 MAX_LENGTH = 512  # tokens of prompt and answer: three shots and a story take some 200
 TOKENS_PER_PAIR = 180  # both answers with their prompts; for estimates only
+LOOKS = 6  # at how far the policy has gone: a curve, for some seconds
 RECORD_EVERY = 2  # updates between records: some thirty points on a curve
 
 
@@ -72,6 +77,11 @@ class Config(StageConfig):
     batch_size: int = setting(32, doc="pairs per update", reason="as many as tell a direction", ge=2)
     epochs: int = setting(
         2, doc="passes over the pairs", reason="the second still gained, a third would not", ge=1
+    )
+    tolerance: Tolerances = setting(
+        Tolerances(),
+        doc="what may be lost of earlier abilities: bits, solved, trust; see docs/guards.md",
+        reason="no healthy run came near it",
     )
 
     @model_validator(mode="after")
@@ -109,16 +119,21 @@ def run(ctx: StageContext) -> None:
     )
     state = ctx.state / "train.safetensors"
     resumed = checkpoint_step(state)
-    ctx.records.rewind(lambda record: resumed > 0 and record.get("step", 0) <= resumed)
+    ctx.records.rewind(
+        lambda record: record["kind"] not in CHANGES and resumed > 0 and record.get("step", 0) <= resumed
+    )
     if not resumed:
         ctx.records.append("left_out", step=0, **{reason: float(count) for reason, count in left_out.items()})
-    engine = Engine(network)
-    score: ScoreTokens = engine.score
+    world = read_world(ctx.inputs["rules"])
+    panel = StagePanel(ctx, network, tokenizer, [world.plain()], config.tolerance)
+    panel.before()
+    score: ScoreTokens = Engine(network).score
     batches, num_steps = _batches(config, pairs, score, ctx.seed)
     rate = config.learning_rate
     optimiser = SplitOptimiser(network, LearningRates(rate, 3 * rate, rate, rate))
     trainer = Trainer(network, optimiser, objective=config.make(), compute_dtype=fast_dtype(ctx.machine_peak))
-    watched = Watched(ctx, _guards(ctx, config, network, tokenizer, trainer, pairs, score))
+    change = BeforeAfter(ctx, network, tokenizer, world)
+    watched = Watched(ctx, _guards(config, world, tokenizer, trainer, pairs, score))
     watched.before(resumed > 0)
 
     def record(totals: Trained, result: StepResult, speed: float) -> None:
@@ -127,15 +142,22 @@ def run(ctx: StageContext) -> None:
                 "train", step=totals.step, tokens=totals.num_tokens, loss=result.loss, learning_rate=rate,
                 gradient_norm=result.gradient_norm, tokens_per_second=speed, flop=totals.flop, **result.parts,
             )  # fmt: skip
+        if totals.step % max(1, num_steps // LOOKS) == 0:
+            change.look_by_sampling(totals.step)
 
     totals = fit(
         trainer, batches, num_steps, WarmupStableDecay(num_steps, decay=1.0), state=state,
         on_step=watched.on_step(record), progress=ctx.progress, should_stop=ctx.should_stop,
     )  # fmt: skip
+    change.finish()
     ctx.ledger.add("prefer", totals.flop, name_of(fast_dtype(ctx.machine_peak)), tokens=totals.num_tokens)
-    bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
+    readings = panel.panel.read()
+    if failed(panel.changes(readings)):
+        raise refusal(panel.tell(readings))
+    panel.finish(readings)
+    write_guards(ctx)
     save(ctx.out, network, tokenizer)
-    ctx.out.metrics.update(bits_per_byte=documents_bits(bits), num_pairs=len(pairs))
+    ctx.out.metrics.update(bits_per_byte=panel.documents_bits(readings), num_pairs=len(pairs))
 
 
 def _batches(
@@ -161,9 +183,8 @@ def _batches(
 
 
 def _guards(
-    ctx: StageContext,
     config: Config,
-    network: Network,
+    world: World,
     tokenizer: Tokenizer,
     trainer: Trainer,
     pairs: Sequence[Pair],
@@ -173,7 +194,7 @@ def _guards(
     guards: list[Guard] = [Displacement()]
     if config.objective == "kto":
         return guards
-    known = with_reference(known_pairs(read_world(ctx.inputs["rules"]), tokenizer), score)
+    known = with_reference(known_pairs(world, tokenizer), score)
     some = with_reference(pairs[:256], score)
 
     def update(of: Sequence[Pair]) -> Sequence[Batch]:
