@@ -143,6 +143,17 @@ def test_every_guard_tells_its_worst_verdict_and_the_word_for_it(history: Histor
     assert len(dashed) == 2 * 2 + 1  # two thresholds in each of two stages, and the probe's
 
 
+def test_a_thorough_audit_that_passed_is_folded_and_one_that_did_not_stands_open(history: History) -> None:
+    row = {"kind": "audit", "attack": "empty", "score": 0.0, "limit": 0.0, "passed": True}
+    for passed, folded in ((True, 1), (False, 0)):
+        audits = [Record(row | {"attack": f"no. {n}"}, "rl") for n in range(30)]
+        audits.append(Record(row | {"passed": passed}, "rl"))
+        rest = [record for record in history.records if record.kind != "audit"]
+        section = part(document(dataclasses.replace(history, records=[*rest, *audits])), "guards")
+        told = [s for s in section.all("summary") if "checks of its audit passed" in s.text]
+        assert len(told) == folded
+
+
 def test_a_thing_seen_once_stands_in_a_table(full_page: str) -> None:
     section = part(full_page, "guards")
     table = rows(section, "Seen once in sft")

@@ -77,9 +77,7 @@ def _audit(stages: list[str], records: list[Record]) -> Markup:
     if len(records) <= FEW or any(record.flag("passed") is not True for record in records):
         return shown
     count = number(float(len(records)), figures.whole, computed=True)
-    return behind(
-        join("The verifier before ", of, ": all ", count, " attempts to fool or break it failed"), shown
-    )
+    return behind(join("The verifier before ", of, ": all ", count, " checks of its audit passed"), shown)
 
 
 def _signs(signs: list[Record]) -> Child:
