@@ -96,7 +96,7 @@ def test_answers_read_as_those_of_an_evaluation_do():
         assert [one.length for one in answers] == [o.num_new_tokens for o in expected]
     _, flop = continued(
         Engine(small_policy()), tokenizer, where, items
-    )  # one that has read none of it before
+    )  # what is computed already costs nothing
     assert flop == sum(o.flop for o in outcomes_of(Engine(small_policy()), problems, "document"))
     assert of_rollout(tokenizer, groups[0][0], 7.5).reward == 7.5
 

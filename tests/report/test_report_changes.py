@@ -116,7 +116,7 @@ def test_what_was_lost_is_told_by_unit(full_page: str, history: History) -> None
     section = part(full_page, "tax")
     text = rows(section, tax.UNITS[0][1])
     assert [row[0] for row in text if "from" in row[0]] == ["sftfrom base", "rlfrom sft", "quantizedfrom rl"]
-    assert text[0][0].startswith("sft") and text[-1][0].startswith("quantized")  # stages in their order
+    assert text[0][0].startswith("sft") and text[-1][0] == "quantizedfrom rl"  # stages in their order
     assert {row[-1] for row in text} <= {"lost", "gained", "no difference shown", "within what may be lost"}
     tasks = rows(section, tax.UNITS[1][1])
     assert any("too much" in row[-1] for row in tasks)  # a guard's own word

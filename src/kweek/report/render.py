@@ -30,6 +30,7 @@ from kweek.report.sections import (
     lineage,
     paired,
     reproduction,
+    specialist,
     tax,
     verdict,
     voting,
@@ -42,6 +43,7 @@ REPORT = "report.html"
 AUTHORS: Sequence[Author] = (
     ages.section,
     forecast.section,
+    specialist.section,
     behaviour.section,
     accuracy.section,
     control.section,

@@ -42,9 +42,9 @@ class Config(StageConfig):
         1, doc="CPU threads: 1 or all", reason="as of the other stages of alignment"
     )
     prompts: int = setting(
-        900,
+        1200,
         doc="questions of the training split, attacks of the families that are not held out among them",
-        reason="with four answers to each some 1,400 pairs that are no ties: a reward model needs a thousand",
+        reason="some 1,900 pairs that are no ties; with 1,400 the reward model still missed the sign",
         ge=8,
     )
     held_out: int = setting(

@@ -105,7 +105,7 @@ assert set(OBJECTIVES) == set(get_args(Name))
 def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Estimate:
     """The reference scores every pair once, then every epoch is a pass with its gradient."""
     base = inputs["model"]
-    tokens = inputs["pairs"].get("num_pairs", 1400) * TOKENS_PER_PAIR
+    tokens = inputs["pairs"].get("num_pairs", 1900) * TOKENS_PER_PAIR
     flop = base["num_parameters"] * tokens * (2.0 + 6.5 * config.epochs)
     return Estimate(flop, flop / base["flop_per_second"] + 6.0, 0.9e9, dict(base))
 

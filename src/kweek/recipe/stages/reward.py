@@ -49,7 +49,7 @@ class Config(StageConfig):
     )
     batch_size: int = setting(16, doc="pairs per update", reason="the number of updates decides", ge=2)
     epochs: int = setting(
-        4,
+        3,
         doc="passes over the pairs",
         reason="after two, training pairs were ranked no better than others",
         ge=1,
@@ -62,7 +62,7 @@ class Config(StageConfig):
 def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Estimate:
     """Every epoch is a pass with its gradient."""
     base = inputs["model"]
-    tokens = inputs["pairs"].get("num_pairs", 1400) * TOKENS_PER_PAIR
+    tokens = inputs["pairs"].get("num_pairs", 1900) * TOKENS_PER_PAIR
     flop = 6.0 * config.epochs * base["num_parameters"] * tokens
     return Estimate(flop, flop / base["flop_per_second"] + 6.0, 0.8e9, dict(base))
 
