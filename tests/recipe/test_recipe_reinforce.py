@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import small_stage
+from small_tasks import LIMITS
 
-from kweek.errors import ConfigError, DataError
+from kweek.errors import ConfigError, DataError, GuardError
 from kweek.recipe.identity import stage_fingerprint
 from kweek.recipe.schema import parse_stage
 from kweek.recipe.text import Source
@@ -82,3 +84,26 @@ def test_a_stage_is_another_when_what_it_attempts_has_changed(tmp_path, monkeypa
         (tmp_path / "mine.py").write_text(text)
         found.append(mark(environment="mine:Mine"))
     assert len(set(found)) == 4 and found[-1] == mark(environment="mine:Mine")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    return {"model": small_stage.model(folder / "model"), "corpus": small_stage.corpus(folder / "corpus")}
+
+
+def test_an_own_environment_is_audited_and_then_trains(inputs, tmp_path):
+    sizes = {"steps": 2, "prompts": 6, "samples": 4, "gold_every": 1, "environment": "small_tasks:Letters"}
+    made, records = small_stage.run(
+        "reinforce", tmp_path / "fair", inputs, audit_limits=LIMITS, algorithm="dr_grpo", **sizes
+    )
+    kinds = [record["kind"] for record in records]
+    assert kinds.count("update") == 2 and "audit" in kinds and "sign" in kinds
+    assert all(record["gold"] is not None for record in records if record["kind"] == "update")
+    assert (
+        made.file("model.safetensors").read_bytes() != inputs["model"].file("model.safetensors").read_bytes()
+    )
+    with pytest.raises(GuardError, match="the verifier scores"):
+        small_stage.run(
+            "reinforce", tmp_path / "unfair", inputs, audit_limits=LIMITS, options={"judge": "any"}, **sizes
+        )

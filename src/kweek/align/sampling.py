@@ -91,6 +91,7 @@ def sample(
     version: int = 0,
     max_positions: int | None = None,
     max_rows: int = MAX_ROWS,
+    beginning: Callable[[Item], Sequence[int]] | None = None,
 ) -> list[Group]:
     """`samples` attempts at every item.
 
@@ -100,12 +101,15 @@ def sample(
         drawing: None is greedy, for measuring.
         version: of the weights, kept in the rollouts.
         max_positions: of the model; an episode that leaves no room for another answer ends there, with reason "length".
+        beginning: tokens with which the first answer to an item begins, forced on the model: a control, not its choice.
 
     Raises:
         KweekError: an answer could not be generated, or a prompt leaves no room for one.
     """
     tool = environment.interceptor(tokenizer)
-    prompts = [encode_prompt(tokenizer, item.messages) for item in items]
+    prompts = [
+        [*encode_prompt(tokenizer, item.messages), *(beginning(item) if beginning else ())] for item in items
+    ]
     attempts = [
         _begin(environment.begin(item), item, prompt, number)
         for item, prompt in zip(items, prompts, strict=True)

@@ -158,8 +158,15 @@ def majority_of(outcomes: Sequence[Outcome], k: int, *, draws: int = 32, seed: i
 
 
 def pass_at_k(outcomes: Sequence[Outcome], k: int) -> float:
-    """Unbiased probability that at least one of `k` samples is right (Chen et al. 2021, arXiv 2107.03374, eq. 1)."""
-    n, right = len(outcomes), sum(outcome.correct for outcome in outcomes)
+    """Probability that at least one of `k` samples is right, from these outcomes."""
+    return pass_of(sum(outcome.correct for outcome in outcomes), len(outcomes), k)
+
+
+def pass_of(right: int, n: int, k: int) -> float:
+    """Unbiased probability that at least one of `k` samples is right, where `right` of `n` were.
+
+    Chen et al. 2021, arXiv 2107.03374, equation 1.
+    """
     if n - right < k:
         return 1.0
     return float(1.0 - np.prod(1.0 - k / np.arange(n - right + 1, n + 1)))

@@ -4,39 +4,93 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kweek.align.audit.environment import audit_environment
 from kweek.align.audit.finding import require_sound
 from kweek.align.environment import Environment
-from kweek.align.environments.named import environment
+from kweek.align.environments import named
+from kweek.align.environments.fitting import Fitting
 from kweek.align.verifiers.extras import require
 from kweek.align.word_problems import WordProblems
 from kweek.data.readers import list_files, printable
 from kweek.errors import ConfigError
-from kweek.recipe.context import StageContext
+from kweek.recipe.context import StageConfig, StageContext, setting
+from kweek.tokenize.tokenizer import Tokenizer
 
 STORIES = "stories"
+SHARE_SUMS = 0.1  # of bare sums among stories: keeps what was taught beside them
+CHARACTERS_PER_TOKEN = 2.5  # of questions, with the vocabulary of the recipe `laptop`; for estimates only
+TOKENS_PER_STORY = 75  # question and answer; for estimates only
 AUDIT_ITEMS = 200  # a constant then earns a hundredth by luck where answers are many
 
 
-def opened(name: str, verifier: str | None, share_sums: float, max_new_tokens: int | None) -> Environment:
+class TaskConfig(StageConfig):
+    """Keys of a stage that attempts the tasks of an environment."""
+
+    environment: str = setting(
+        STORIES,
+        doc="stories, guessing, gym:TASK, a file of prompts with verifiers, module:name or file.py:name",
+        reason="what the recipes' pretraining prepares for",
+    )
+    options: dict[str, Any] = setting(
+        {},
+        doc="keyword arguments of the environment, {levels: [1, 2], calculator: false}",
+        reason="each environment's own defaults; of stories a tenth are bare sums",
+    )
+    verifier: str | None = setting(
+        None,
+        doc="for prompts of a file that name none: a verifier's name, or file.py:name of a function (answer, gold)",
+        reason="the lines of a file name theirs",
+    )
+    audit_limits: dict[str, float] = setting(
+        {},
+        doc="other bounds for the audit, by the name of a finding: {best constant: 0.6} for yes or no",
+        reason="the bounds of docs/environments.md, which suit answers of many kinds",
+    )
+
+    def open_environment(self) -> Environment:
+        """What to practise on. Raises as `opened`."""
+        return opened(self.environment, self.verifier, {"share_sums": SHARE_SUMS, **self.options})
+
+
+def opened(name: str, verifier: str | None, options: Mapping[str, Any]) -> Environment:
     """The environment of a name.
 
     Args:
         name: see `kweek.align.environments.named.environment`.
         verifier: for prompts of a file that name none.
-        share_sums: share of bare sums among the stories.
-        max_new_tokens: of an answer, where the environment does not say it itself.
+        options: keyword arguments of the environment; `share_sums`, the share of bare sums, is for stories alone.
 
     Raises:
-        ConfigError, DataError: nothing of that name, or a file that holds no prompts.
+        ConfigError, DataError: nothing of that name, an option it does not have, or a file that holds no prompts.
     """
-    if name == STORIES:
-        return WordProblems(share_sums=share_sums)
-    return environment(name, verifier=verifier, max_new_tokens=max_new_tokens)
+    known = {key: value for key, value in options.items() if name == STORIES or key != "share_sums"}
+    return named.environment(name, verifier=verifier, options=known)
+
+
+def practice(config: TaskConfig, tokenizer: Tokenizer, max_positions: int) -> Environment:
+    """What a model attempts, without the prompts that leave it no room for an answer; stories are short."""
+    found = config.open_environment()
+    return found if isinstance(found, WordProblems) else Fitting(found, tokenizer, max_positions)
+
+
+def measured(environment: Environment) -> Environment:
+    """The environment as progress is measured on it: stories without the bare sums, which hide how hard they are."""
+    if isinstance(environment, WordProblems):
+        return dataclasses.replace(environment, share_sums=0.0)
+    return environment
+
+
+def tokens_per_attempt(environment: Environment) -> float:
+    """Question and answers, for estimates."""
+    if isinstance(environment, WordProblems):
+        return TOKENS_PER_STORY
+    items = environment.items("estimate", 32, "train")
+    asked = sum(len(str(m.get("content") or "")) for item in items for m in item.messages) / len(items)
+    return asked / CHARACTERS_PER_TOKEN + environment.max_turns * environment.max_new_tokens / 2
 
 
 def external(name: str, verifier: str | None) -> str:
@@ -46,35 +100,31 @@ def external(name: str, verifier: str | None) -> str:
     Raises:
         ConfigError, DataError: as for `opened`; code is found and not run.
     """
-    path, digest = Path(name), hashlib.sha256()
+    names = [name]
+    if verifier is not None and named.is_python(verifier):
+        names.append(verifier)
     kind, _, rest = name.partition(":")
     if kind == "gym":
         require("reasoning_gym", "gym", f"the task {rest}")
+    elif not named.is_python(name) and len(names) == 1:
+        named.environment(name, verifier=verifier)
+    return " ".join(mark for each in names if (mark := _mark(named.source_of(each))))
+
+
+def _mark(path: Path | None) -> str:
+    """Fingerprint of a file, or of a folder by names, sizes and times; empty for what comes with Kweek."""
+    digest = hashlib.sha256()
+    if path is None:
         return ""
-    if rest and not path.exists():
-        digest.update(_source(kind, name).read_bytes())
-        return digest.hexdigest()
-    environment(name, verifier=verifier)
-    if path.is_file():
-        digest.update(path.read_bytes())
-    elif path.is_dir():
+    if path.is_dir():
         for file, size, changed in list_files(path):
             digest.update(f"{printable(file)}\0{size}\0{changed}\n".encode())
-    return digest.hexdigest()
-
-
-def _source(module: str, name: str) -> Path:
-    """File of a module of the user's, as `environment` would find it."""
-    beside = Path(*module.split(".")).with_suffix(".py")
-    if beside.is_file():
-        return beside
+        return digest.hexdigest()
     try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise ConfigError(f"there is no module {module!r}", where=name, fix="give module:name, or a file")
-    return Path(spec.origin)
+        digest.update(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})", fix="check the path") from None
+    return digest.hexdigest()
 
 
 def audited(ctx: StageContext, world: Environment, limits: Mapping[str, float]) -> None:

@@ -18,6 +18,7 @@ LATE_KINDS = (
     "specialise",
     "prefer",
     "reinforce",
+    "expert",
     "distill",
     "sft",
 )  # of stages, last in life first
@@ -40,7 +41,7 @@ def series(history: History, model: str) -> int:
 def stage_of(history: History, model: str) -> Stage | None:
     """The stage that made a model: models are named by their role among the inputs of the evaluation."""
     for stage in history.stages:
-        if stage.kind in ("evaluate", "behaviour", "appraise") and model in stage.inputs:
+        if stage.kind in ("evaluate", "reasoning", "behaviour", "appraise") and model in stage.inputs:
             return history.stage(stage.inputs[model])
     return history.stage(model)
 

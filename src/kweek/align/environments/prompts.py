@@ -17,6 +17,7 @@ from typing import Any
 from kweek.align.environment import Episode, Item
 from kweek.align.environments.single_turn import MAX_NEW_TOKENS, OneAnswer, SingleTurn
 from kweek.align.verifier import whole_number
+from kweek.align.verifiers.function import Judge
 from kweek.align.verifiers.named import KINDS, named
 from kweek.data.chats import Task
 from kweek.data.chats_reading import read_chats, require
@@ -38,14 +39,22 @@ class Prompts(SingleTurn):
         name: for records.
         items: with `data["verifier"]`, as `read_items` makes them.
         max_new_tokens: of an answer.
+        judge: of items without a verifier.
 
     Raises:
         DataError: no items, or one question with two golds.
         ConfigError: a verifier that is not there.
     """
 
-    def __init__(self, name: str, items: list[Item], *, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
-        super().__init__(name, items, whole_number, max_new_tokens=max_new_tokens)
+    def __init__(
+        self,
+        name: str,
+        items: list[Item],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        judge: Judge = whole_number,
+    ) -> None:
+        super().__init__(name, items, judge, max_new_tokens=max_new_tokens)
 
         @functools.cache
         def verifier(spec: str) -> Verifier:
@@ -56,6 +65,8 @@ class Prompts(SingleTurn):
             self._verifier(item)
 
     def _verifier(self, item: Item) -> Verifier:
+        if "verifier" not in item.data:
+            return self.verifier
         return self._verifiers(json.dumps(item.data["verifier"], sort_keys=True))
 
     def begin(self, item: Item) -> Episode:
@@ -63,38 +74,44 @@ class Prompts(SingleTurn):
         return OneAnswer(item, self._verifier(item))
 
 
-def read_prompts(path: Path, *, verifier: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS) -> Prompts:
+def read_prompts(
+    path: Path, *, verifier: str | Judge | None = None, max_new_tokens: int = MAX_NEW_TOKENS
+) -> Prompts:
     """The environment of a file or folder: JSONL as above, or what `kweek.data.chats_reading` reads tasks from.
 
     Args:
         path: a file (.jsonl, .json, .parquet, .arrow), a folder of them, or one that `datasets` saved.
-        verifier: for prompts that name none, or only a data set that they are from.
+        verifier: for prompts that name none, or only a data set that they are from; a name or a function.
         max_new_tokens: of an answer.
 
     Raises:
         DataError: a record that is no prompt; names file and line.
     """
     records = _lines(path) if path.suffix == ".jsonl" else _tasks(path, verifier)
-    return Prompts(path.stem, read_items(records, verifier=verifier), max_new_tokens=max_new_tokens)
+    judge = verifier if callable(verifier) else whole_number
+    items = read_items(records, verifier=verifier)
+    return Prompts(path.stem, items, max_new_tokens=max_new_tokens, judge=judge)
 
 
-def _tasks(path: Path, verifier: str | None) -> Iterable[tuple[str, Mapping[str, Any]]]:
+def _tasks(path: Path, verifier: str | Judge | None) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """Tasks of a file in another format, as the records of a line."""
     for task in require(read_chats(path, Report(), on_bad="stop"), Task):
         named_there = task.data.get("verifier") or task.verifier
         if verifier is not None and task.verifier and task.verifier not in KINDS:
-            named_there = verifier  # the name of a data set
+            named_there = None  # the name of a data set
         record = {
             "messages": [dict(message) for message in task.prompt], "gold": task.gold, "level": task.level,
-            "verifier": named_there or verifier, "reference": task.data.get("reference"),
+            "verifier": named_there, "reference": task.data.get("reference"),
         }  # fmt: skip
         yield task.origin, {key: value for key, value in record.items() if value is not None}
 
 
 def read_items(
-    records: Iterable[tuple[str, Mapping[str, Any]]], *, verifier: str | None = None
+    records: Iterable[tuple[str, Mapping[str, Any]]], *, verifier: str | Judge | None = None
 ) -> list[Item]:
     """Items of records, each with where it stands; whoever reads another format gives its records here.
+
+    Where `verifier` is a function, items of records that name none carry none.
 
     Raises:
         DataError: a record that is no prompt; names where.
@@ -108,6 +125,9 @@ def read_items(
                 fix=f"use {', '.join(sorted(_KEYS))}",
             )
         spec = record.get("verifier", verifier)
+        if callable(spec):
+            items.append(_item(record, None, where))
+            continue
         if not isinstance(spec, str | dict):
             raise DataError("no verifier is named", where=where, fix='add "verifier": "number" or another')
         written = json.dumps(spec, sort_keys=True)
@@ -121,12 +141,12 @@ def read_items(
     return items
 
 
-def _item(record: Mapping[str, Any], spec: str | dict[str, Any], where: str) -> Item:
+def _item(record: Mapping[str, Any], spec: str | dict[str, Any] | None, where: str) -> Item:
     gold = record.get("gold", record.get("answer"))
     if gold is None or gold == "":
         raise DataError("there is no gold answer", where=where, fix='add "gold"')
     text = gold if isinstance(gold, str) else json.dumps(gold, ensure_ascii=False)
-    data: dict[str, Any] = {"verifier": spec}
+    data: dict[str, Any] = {} if spec is None else {"verifier": spec}
     reading = spec.get("reading", "") if isinstance(spec, dict) else ""
     if "reference" in record:
         data["reference"] = str(record["reference"])

@@ -46,7 +46,7 @@ from kweek.recipe.judged import guards_of_learnt
 from kweek.recipe.materials import Mix, load, save, token_sources
 from kweek.recipe.panel import StagePanel, Tolerances
 from kweek.recipe.policy_guards import HeldOut, policy_guards
-from kweek.recipe.tasks import STORIES, audited, opened
+from kweek.recipe.tasks import STORIES, audited, measured, opened
 from kweek.recipe.tasks import external as external_of
 from kweek.recipe.watch import heard, write_guards
 from kweek.recipe.worlds import read_world
@@ -92,6 +92,11 @@ class Config(StageConfig):
         STORIES,
         doc="what is attempted: stories, guessing, gym:TASK, a file of prompts with verifiers, or module:name",
         reason="there are stories in any number, judged exactly, at every level",
+    )
+    options: dict[str, Any] = setting(
+        {},
+        doc="keyword arguments of the environment, {levels: [1, 2], calculator: false}",
+        reason="each environment's own defaults",
     )
     verifier: str | None = setting(
         None, doc="judge of prompts that name none, such as number", reason="the lines of a file name theirs"
@@ -236,7 +241,7 @@ def run(ctx: StageContext) -> None:
         audited(ctx, environment, config.audit_limits)
     # Bare sums keep what was taught beside stories; the curve is of stories.
     stories_alone = world is None and config.environment == STORIES
-    shown = WordProblems() if stories_alone else environment
+    shown = measured(environment)
     change = BeforeAfter(ctx, network, tokenizer, shown, judge=judge, measured=learner.reference is None)
     held_out = HeldOut(engine, tokenizer, shown, shown.items("rl/validation", HELD_OUT, "validation"))
     tasks: list[Environment] = [world.plain()] if world is not None else [WordProblems()]
@@ -272,7 +277,9 @@ def run(ctx: StageContext) -> None:
 
 def _environment(config: Config, tokenizer: Tokenizer, max_positions: int) -> Environment:
     """What is attempted, without the prompts that leave no room for an answer; stories are short."""
-    found = opened(config.environment, config.verifier, config.share_sums, config.max_new_tokens)
+    limit = {} if config.max_new_tokens is None else {"max_new_tokens": config.max_new_tokens}
+    options = {"share_sums": config.share_sums, **limit, **config.options}
+    found = opened(config.environment, config.verifier, options)
     return found if config.environment == STORIES else Fitting(found, tokenizer, max_positions)
 
 
