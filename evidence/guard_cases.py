@@ -62,10 +62,11 @@ def mentioning(rollout: Rollout) -> float:
 
 
 def healthy_policies(bases: Sequence[int]) -> list[Setting]:
-    """Exact rewards, eight ways."""
+    """Exact rewards, ten ways."""
     kinds: list[dict[str, Any]] = [
         {}, {"algorithm": "grpo"}, {"tasks": ("sum", "sort")}, {"algorithm": "rloo"}, {"rate": 1e-4},
-        {"algorithm": "dr_grpo"}, {"algorithm": "ppo"}, {"tasks": ("reverse", "count")},
+        {"algorithm": "dr_grpo"}, {"algorithm": "ppo"}, {"tasks": ("reverse", "count")}, {"rate": 4e-4},
+        {"algorithm": "reinforce_plus_plus"},
     ]  # fmt: skip
     return [Setting(base, seed, **kind) for base in bases for seed, kind in enumerate(kinds)]
 
@@ -115,7 +116,8 @@ def collapsing(bases: Sequence[int]) -> list[Setting]:
         {"rate": 1e-2}, {"rate": 5e-3, "algorithm": "grpo"}, {"bend": blaming, "rate": 1e-3}, {"drill": "0"},
         {"drill": "yes", "algorithm": "rloo"},
         {"algorithm": "grpo", "changes": (("clip", (0.99, 1e3)),), "epochs": 8, "rate": 2e-3},
-        {"poisoned": 7}, {"poisoned": 13, "algorithm": "grpo"},
+        {"poisoned": 7}, {"poisoned": 13, "algorithm": "grpo"}, {"rate": 2e-2, "algorithm": "rloo"},
+        {"drill": "0", "algorithm": "grpo"},
     ]  # fmt: skip
     return [Setting(base, seed, **kind) for base in bases for seed, kind in enumerate(kinds)]
 
@@ -123,7 +125,7 @@ def collapsing(bases: Sequence[int]) -> list[Setting]:
 def preferences(bases: Sequence[int], **changes: Any) -> list[Preferred]:
     """Every kind of training on pairs, with as many seeds as make eight at every base."""
     kinds: tuple[Kind, ...] = ("dpo", "ipo", "reward model")
-    return [Preferred(base, seed, kinds[seed % 3], **changes) for base in bases for seed in range(8)]
+    return [Preferred(base, seed, kinds[seed % 3], **changes) for base in bases for seed in range(10)]
 
 
 def inverted_preferences(bases: Sequence[int]) -> list[Preferred]:
@@ -140,17 +142,22 @@ def supervised(bases: Sequence[int]) -> tuple[list[Supervised], list[Supervised]
     """Stages with a replay of what was learnt before, and stages that forget it."""
     whole, faulty = [], []
     news = (("sum",), ("sort",), ("reverse", "count"), TASKS)
-    for base, (seed, tasks) in product(bases, enumerate(news)):
-        whole += [Supervised(base, seed, tasks, rate=rate) for rate in (2e-4, 4e-4)]
-        faulty.append(Supervised(base, seed, tasks, rate=4e-3, replay=0))
-        faulty.append(Supervised(base, seed, (), rate=2e-3, replay=0, texts=("lists",)))
+    sources = ("lists", "prose")
+    for base in bases:
+        for (seed, tasks), rate in product(enumerate(news), (1e-4, 2e-4, 4e-4)):
+            whole.append(Supervised(base, seed, tasks, rate=rate))
+        for (seed, tasks), rate in product(enumerate(news[:3]), (2e-3, 4e-3)):
+            faulty.append(Supervised(base, seed, tasks, rate=rate, replay=0))
+        for (seed, source), rate in product(enumerate(sources), (2e-3, 4e-3)):
+            faulty.append(Supervised(base, seed, (), rate=rate, replay=0, texts=(source,)))
     return whole, faulty
 
 
-def pretrainings(seeds: Sequence[int]) -> tuple[list[Pretrained], list[Pretrained]]:
+def pretrainings(bases: Sequence[int]) -> tuple[list[Pretrained], list[Pretrained]]:
     """Runs at three rates, and five faults that begin early or late."""
     faults: tuple[Fault, ...] = ("rate", "shifted", "few", "circles", "canary")
+    seeds = [4 * base + k for base in bases for k in range(4)]
     whole = [Pretrained(seed, rate) for seed in seeds for rate in (2e-3, 4e-3, 8e-3)]
     return whole, [
-        Pretrained(seed, fault=fault, begins=40 + 20 * (seed % 3)) for seed in seeds for fault in faults
+        Pretrained(seed, fault=fault, begins=40 + 20 * (seed % 3)) for seed in seeds[::2] for fault in faults
     ]

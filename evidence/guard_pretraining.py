@@ -35,8 +35,8 @@ class Pretrained:
 
     Attributes:
         fault: `rate`, a learning rate forty times too high; `shifted`, targets that belong to other tokens; `few`, the
-            same two documents again and again; `circles`, documents that repeat a phrase; `canary`, a secret in every
-            update.
+            same two documents again and again; `circles`, documents that repeat a phrase; `canary`, a secret three
+            times in every update.
         begins: the update from which on.
     """
 
@@ -83,7 +83,7 @@ def _material(setting: Pretrained, step: int, fault: Fault) -> list[Segment]:
         return everything[:2]
     if fault == "circles":
         return [_text(CIRCLE)] * SIZE
-    return [*chosen, _text(CANARY)] if fault == "canary" else chosen
+    return [*chosen, *[_text(CANARY)] * 3] if fault == "canary" else chosen
 
 
 def _text(text: str) -> Segment:

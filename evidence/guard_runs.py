@@ -241,8 +241,8 @@ class Outcome:
     broken: tuple[int, str] | None = None
 
 
-def play(setting: Setting, obeyed: str = "") -> Outcome:
-    """The whole run under all guards, or up to where one of them ends it; gold is then not measured."""
+def play(setting: Setting, obeyed: str = "", measured: bool = False) -> Outcome:
+    """The whole run under all guards, or up to where one of them ends it; with gold of its own if asked."""
     learner, source, engine, where = parts(setting)
     judge = _judge(setting, learner)
     measure = held_out(
@@ -254,7 +254,7 @@ def play(setting: Setting, obeyed: str = "") -> Outcome:
     heard = {guard.name: Heard(guard, guard.name == obeyed) for guard in guards}
     truth = Truth(engine, where)
     course = Course(setting.steps, PROMPTS, SAMPLES)
-    watching = [heard[obeyed]] if obeyed else [truth, *heard.values()]
+    watching = [heard[obeyed]] if obeyed else [*([truth] if measured else []), *heard.values()]
     loop = Loop(learner, source(course, judge), course, guards=watching, replay=_drilled(setting))
     loop.on_step = lambda totals, metrics, batch: _advance(setting, learner, totals.step)
     broken = None

@@ -11,6 +11,7 @@ from guard_runs import KNOWN, trainer_of
 from small_world import TASKS, World, tokenizer
 
 from kweek.align.dpo import DPO
+from kweek.align.environment import Item
 from kweek.align.guards.abilities import task_measure, text_measures, trust_measure
 from kweek.align.guards.guard import Step
 from kweek.align.guards.known import another_gold
@@ -59,11 +60,28 @@ class Preferred:
     turned: bool = False
 
 
-def answer_pairs(tasks: Sequence[str], key: str, count: int, split: Any, noise: float = 0.0) -> list[Pair]:
-    """The right answer preferred to another question's, but for some noise."""
+def another_task(items: Sequence[Item]) -> Callable[[Item], str]:
+    """For every item the right answer to the next one of another task."""
+    places = {item.id: number for number, item in enumerate(items)}
+
+    def worse(item: Item) -> str:
+        rest = (*items[places[item.id] + 1 :], *items)
+        return next(o.gold for o in rest if o.level != item.level and o.gold != item.gold)
+
+    return worse
+
+
+def answer_pairs(
+    tasks: Sequence[str], key: str, count: int, split: Any, noise: float = 0.0, *, other_task: bool = False
+) -> list[Pair]:
+    """The right answer preferred to another question's, but for some noise.
+
+    Args:
+        other_task: whether that question is of another task, so that a reward model can tell within thirty updates.
+    """
     where, tok = World(tuple(tasks)), tokenizer()
     items = where.items(key, count, split)
-    worse, draw = another_gold(items), keyed_generator("noise", key)
+    worse, draw = (another_task if other_task else another_gold)(items), keyed_generator("noise", key)
     made = []
     for item in items:
         prompt = encode_prompt(tok, item.messages)
@@ -96,8 +114,9 @@ def turn(objective: Objective) -> Objective:
 
 def prefer(setting: Preferred) -> tuple[int | None, str, float]:
     """Where the guard of the sign ends it (0 before the first update), why, and the mean known margin it came to."""
-    known = answer_pairs(setting.tasks, "known", KNOWN, "validation")
-    data = answer_pairs(setting.tasks, f"data/{setting.seed}", NUM_PAIRS, "train", NOISE)
+    coarse = setting.kind == "reward model"
+    known = answer_pairs(setting.tasks, "known", KNOWN, "validation", other_task=coarse)
+    data = answer_pairs(setting.tasks, f"data/{setting.seed}", NUM_PAIRS, "train", NOISE, other_task=coarse)
     trainer, segments, margins, known, data = _preferring(setting, known, data)
     if setting.turned:
         trainer.objective = turn(trainer.objective)
@@ -105,13 +124,22 @@ def prefer(setting: Preferred) -> tuple[int | None, str, float]:
     def updates(pairs: Sequence[Pair]) -> list[Batch]:
         return micro_batches(segments(pairs), world.LENGTH)
 
-    first = swap(data) if setting.swapped == 0 else data
-    guard = pair_sign(trainer, lambda: updates(known), lambda: updates(first), margins)
+    done = [0]
+
+    def coming() -> list[Batch]:
+        return updates(swap(data) if _swapped(setting, done[0] + 1) else data)
+
+    guard = pair_sign(trainer, lambda: updates(known), coming, margins)
     try:
         guard.before()
     except GuardError as error:
         return 0, str(error), _mean(margins())
-    return _preferred(setting, guard, trainer, updates, data, margins)
+    return _preferred(setting, guard, trainer, updates, data, margins, done)
+
+
+def _swapped(setting: Preferred, number: int) -> bool:
+    """Whether the columns of this update are swapped."""
+    return setting.swapped is not None and number > setting.swapped
 
 
 def _preferred(
@@ -121,14 +149,16 @@ def _preferred(
     updates: Callable[[Sequence[Pair]], list[Batch]],
     data: Sequence[Pair],
     margins: Callable[[], Sequence[float]],
+    done: list[int],
 ) -> tuple[int | None, str, float]:
     """The updates of a training whose guard let it begin."""
     for number in range(1, UPDATES + 1):
         order = keyed_generator("pairs", setting.seed, number).choice(len(data), BATCH, replace=False)
         chosen = [data[int(i)] for i in order]
-        swapped = setting.swapped is not None and number > setting.swapped
-        done = trainer.step(updates(swap(chosen) if swapped else chosen), min(1.0, number / 5))
-        verdict = guard.after(Step(number, {"ranked": done.parts["ranked"], "pairs": BATCH}))
+        swapped = _swapped(setting, number)
+        result = trainer.step(updates(swap(chosen) if swapped else chosen), min(1.0, number / 5))
+        done[0] = number
+        verdict = guard.after(Step(number, {"ranked": result.parts["ranked"], "pairs": BATCH}))
         if verdict.kind == "stop":
             return number, verdict.text, _mean(margins())
     return None, "", _mean(margins())
@@ -139,7 +169,7 @@ def _preferring(setting: Preferred, known: list[Pair], data: list[Pair]) -> tupl
     network = world.started(setting.base)
     if setting.kind == "reward model":
         scorer = scorer_from(network, per_token=False)
-        trainer, model = trainer_of(scorer, setting.rate), RewardModel(scorer, tokenizer(), tokenizer())
+        trainer, model = trainer_of(scorer, 5 * setting.rate), RewardModel(scorer, tokenizer(), tokenizer())
         trainer.objective = BradleyTerry()
 
         def rewarded() -> list[float]:

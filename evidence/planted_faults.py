@@ -121,7 +121,7 @@ def heavy_dependency() -> None:
         def loads(text: str, **options: Any) -> Any:
             found = before(text, **options)
             if "project" in found:
-                found["project"]["dependencies"].append("flash-attn==2.8.3")
+                found["project"].setdefault("dependencies", []).append("flash-attn==2.8.3")
             return found
 
         return loads

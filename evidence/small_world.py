@@ -206,7 +206,7 @@ def learn(trainer: Trainer, segments: Sequence[Segment], factor: float) -> float
 
 
 @cache
-def base(seed: int, steps: int = 1200) -> Mapping[str, torch.Tensor]:
+def base(seed: int, steps: int = 1000) -> Mapping[str, torch.Tensor]:
     """Weights of a network that has read the texts, learnt the tasks, and then seen a careless teacher."""
     network = fresh(seed)
     chats = chat_segments(TASKS, f"base/{seed}", 8000)

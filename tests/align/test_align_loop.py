@@ -1,5 +1,6 @@
 """The loop: what a step measures, what stops it, and that a killed run ends in the same bits."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -216,6 +217,30 @@ def test_a_guard_is_shown_rewards_after_shaping_and_may_refuse_to_begin():
     )
     refused = Run(reinforce(), guards=[Watch(before=Verdict("stop", "no"))])
     assert refused().totals.step == 0 and refused.verdicts[0][2].text == "no"
+
+
+def test_what_guards_tell_does_not_depend_on_where_a_run_was_killed(tmp_path):
+    def told(state=None, stop_after=None):
+        watch = Watch(lambda step: Verdict(figures={"at": float(step.number)}), Verdict(figures={"at": 0.0}))
+        run = Run(reinforce(), replace(COURSE, steps=4), state=state, guards=[watch], stop_after=stop_after)
+        with suppress(Interrupted):
+            run()
+        return [(step, dict(verdict.figures)) for _, step, verdict in run.verdicts]
+
+    assert told(tmp_path, stop_after=2) + told(tmp_path) == told()
+
+
+def test_a_guard_that_refuses_is_told_of_before_the_error_goes_on():
+    class Refusing(Watch):
+        def before(self):
+            raise GuardError("inverted")
+
+    run = Run(reinforce(), guards=[Refusing()])
+    with pytest.raises(GuardError, match="inverted"):
+        run()
+    assert [(step, verdict.kind, verdict.text) for _, step, verdict in run.verdicts] == [
+        (0, "stop", "inverted.")
+    ]
 
 
 def test_weights_that_nobody_kept_cannot_come_back():

@@ -274,6 +274,27 @@ def test_an_inverted_preference_loss_is_refused():
         _preferences(turned_loss=True)[2].before()
 
 
+def test_data_that_turns_is_looked_at_again_while_nothing_is_learnt():
+    """The margins have hardly moved, which proves nothing; an update on what comes next tells."""
+    trainer, data, _ = _preferences()
+    _, turned, _ = _preferences(turned_data=True)
+    coming = [data]
+    engine = Engine(trainer.network)
+    known = with_reference(_pairs(24), engine.score)
+    guard = pair_sign(
+        trainer, lambda: micro_batches(pair_segments(known), 16), lambda: coming[0](),
+        lambda: answer_margins(known, engine.score), every=5,
+    )  # fmt: skip
+    guard.before()
+    assert guard.after(Step(5)).kind == "ok"
+    coming[0] = turned
+    verdict = guard.after(Step(10))
+    assert (
+        verdict.kind == "stop"
+        and "an update on the data makes known better answers less likely" in verdict.text
+    )
+
+
 def test_columns_swapped_from_some_point_on_end_the_run():
     trainer, _, guard = _preferences()
     guard.before()

@@ -7,16 +7,16 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from kweek.cli import data_audit
+from kweek.cli import data
 from kweek.errors import ConfigError, GuardError
 
 
 @pytest.fixture
 def run():
     app = typer.Typer()
-    data_audit.register(app)
-    app.callback()(lambda: None)  # a group, as `data` is
-    return lambda *words: CliRunner().invoke(app, ["audit", *words])
+    app.callback()(lambda: None)  # a group, as the whole command line is
+    data.register(app)
+    return lambda *words: CliRunner().invoke(app, ["data", "audit", *words])
 
 
 def prompts(path, verifier):

@@ -247,3 +247,16 @@ def test_any_shape_of_adapter_merges_to_what_it_computes(rank: int, targets: set
     other = Network(network.config)
     other.load_state_dict(state)
     assert torch.allclose(other(ids), expected, atol=5e-5)
+
+
+def test_the_frozen_weight_is_rounded_once_and_again_when_it_changes() -> None:
+    network = random_network(small_config())
+    attach(network, CONFIG, torch.Generator().manual_seed(0))
+    _, layer = adapted_places(network)[0]
+    first = layer.matrix().make(torch.bfloat16)
+    assert torch.equal(first, layer.base.weight.to(torch.bfloat16))
+    assert layer.matrix().make(torch.bfloat16) is first
+    assert layer.matrix().make(torch.float32) is layer.base.weight
+    with torch.no_grad():
+        layer.base.weight.mul_(2)
+    assert torch.equal(layer.matrix().make(torch.bfloat16), layer.base.weight.to(torch.bfloat16))

@@ -143,6 +143,21 @@ def test_what_the_input_never_learnt_is_new_and_what_it_knows_of_is_compared(inp
     assert all(change.lost == 0 for change in panel.changes(reading)) and len(reading) == 5
 
 
+def test_earlier_tasks_are_asked_again_and_names_in_a_model_open_no_code(inputs, tmp_path):
+    network, tokenizer = load_model(inputs["model"].path), Tokenizer.load(inputs["model"].path)
+    names = ("stories", "json:dumps", "evil.py:run", "nobody")
+    with ArtifactWriter(tmp_path / "base", kind="sft", fingerprint="b") as out:
+        rows = {f"solved, {name}": {"key": "k", "better": "higher", "values": [1.0]} for name in names}
+        out.write_json("panel.json", {"format": 1, "measures": rows})
+        save_model(out, network, torch.float32)
+        tokenizer.save(out)
+    later = {"model": Artifact.open(tmp_path / "base"), "corpus": inputs["corpus"]}
+    with ArtifactWriter(tmp_path / "next", kind="sft", fingerprint="n") as out:
+        panel = StagePanel(context(later, tmp_path / "t", out, None), network, tokenizer)
+    asked = [m.name for m in panel.panel.measures if not m.name.startswith("bits")]
+    assert asked == ["solved, stories", "calibration, stories"]
+
+
 def test_readings_of_other_texts_are_not_compared(inputs, tmp_path):
     network, tokenizer = load_model(inputs["model"].path), Tokenizer.load(inputs["model"].path)
     with ArtifactWriter(tmp_path / "base", kind="pretrain", fingerprint="b") as out:

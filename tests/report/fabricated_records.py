@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import random
 
+from fabricated_changes import lost, probed, reinforced, taught
+
 from kweek.stats.intervals import wilson
 from kweek.store.records import Records
 
@@ -104,6 +106,7 @@ def _scale(records: Records, rng: random.Random, name: str) -> None:
 
 
 def _pretrain(records: Records, rng: random.Random, name: str) -> None:
+    probed(records)
     steps, ages = 4320, {0: 0, 259: 1, 1080: 2, 2592: 3, 4320: 4}
     for step in range(0, steps + 1, 10):
         if step:
@@ -151,6 +154,7 @@ def _sft(records: Records, rng: random.Random, name: str) -> None:
             chosen=setting == 1,
         )
     prompts = [{"prompt": PROMPTS[2], "answer": "<think><tool>12+5<result>17</result></think>17<|im_end|>"}]
+    taught(records, random.Random(9))
     if name == "sft":
         records.append("age", age=5, tokens=913_000, prompts=prompts)
 
@@ -174,13 +178,16 @@ def _reinforce(records: Records, rng: random.Random, name: str) -> None:
             step=step,
             reward=reward,
             gold=0.24 + 0.66 * (1 - math.exp(-step / 14)) if step % 10 == 0 else None,
-            length=24 + 20 * (1 - math.exp(-step / 10)) + rng.gauss(0, 1),
+            length=(length := 24 + 20 * (1 - math.exp(-step / 10)) + rng.gauss(0, 1)),
+            lengths=[length - 9, length - 1, length + 12],
+            group_rewards=[min(1.0, max(0.0, round(rng.gauss(reward, 0.2) * 8) / 8)) for _ in range(24)],
             entropy=0.32 * math.exp(-step / 25) + 0.05,
             tool_share=1 - 0.7 * math.exp(-step / 6),
             groups_skipped=int(4 + step / 5 + rng.random() * 3),
             seconds=1.9,
             flop=step * 1.7e11,
         )
+    reinforced(records, random.Random(8))
 
 
 def _quantize(records: Records, rng: random.Random, name: str) -> None:
@@ -218,6 +225,7 @@ def _quantize(records: Records, rng: random.Random, name: str) -> None:
 def _evaluate(records: Records, rng: random.Random, name: str) -> None:
     _accuracies(records)
     _bits(records, rng)
+    lost(records, random.Random(7))
     _votes(records)
     for line, *shares in (
         ("main", 0.6825, 0.048, 0.5825, 0.1, 0.036),

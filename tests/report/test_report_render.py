@@ -23,8 +23,8 @@ from kweek.report.render import document, render
 from kweek.store.records import Records
 
 SECTIONS = {
-    "ages", "forecast", "behaviour", "accuracy", "control", "voting", "chats", "paired", "tax", "four-bits", "learning",
-    "data", "derived", "guards", "cost", "lineage", "reproduce", "glossary",
+    "ages", "forecast", "behaviour", "accuracy", "control", "voting", "chats", "changes", "paired", "tax", "four-bits",
+    "learning", "data", "derived", "guards", "cost", "lineage", "reproduce", "glossary",
 }  # fmt: skip
 
 
@@ -300,7 +300,7 @@ def test_a_run_that_stopped_anywhere_gives_a_report(tmp_path: Path, upto: str) -
 def test_an_empty_folder_gives_a_report_that_says_so(tmp_path: Path) -> None:
     page = read_page(render(tmp_path).read_text(encoding="utf-8"))
     assert section_keys(page) == {"missing", "reproduce", "glossary"}
-    assert len(find(page, "missing").all("li")) == 15
+    assert len(find(page, "missing").all("li")) == 16
 
 
 def test_records_without_summary_or_artifacts_give_a_report(tmp_path: Path) -> None:

@@ -19,6 +19,12 @@ def test_a_call_stands_apart_from_the_answer() -> None:
     assert found[-1] == ("said", "36")
 
 
+def test_a_thought_that_was_never_opened_is_one() -> None:
+    found = classes("<tool>12*3<result>36</result></think>36")
+    assert found[0][0] == "thought" and found[-1] == ("said", "36")
+    assert classes("<think>a</think>b</think>c")[-1] == ("said", "b</think>c")
+
+
 def test_malformed_markup_is_shown_as_text() -> None:
     for raw in (
         "<tool>12*3<result>36",

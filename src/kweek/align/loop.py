@@ -177,13 +177,17 @@ class Loop:
         return Finished(self.totals, why, number if keep is None else self._keeper.go_back(keep, number))
 
     def _begun(self, guard: Guard) -> Verdict:
-        """What a guard says before the first update; a refusal is passed on as well."""
+        """What a guard says before the first update; a refusal is passed on as well.
+
+        Where a run goes on only that counts: what is told must not depend on where it was killed.
+        """
         try:
-            return guard.before()
+            verdict = guard.before()
         except GuardError as error:
             if self.on_verdict is not None:
                 self.on_verdict(guard.name, self.totals.step, Verdict("stop", str(error)))
             raise
+        return Verdict(keep=verdict.keep) if self.totals.step and verdict.kind != "stop" else verdict
 
     def _heard(self, guard: Guard, verdict: Verdict) -> bool:
         """Keep what it wants kept, and pass it on; whether it ends the run."""

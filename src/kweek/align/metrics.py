@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from statistics import fmean
 
+import numpy as np
+
 from kweek.align.collecting import Collected
 from kweek.align.learner import Learned
 from kweek.align.rollout import Group
+
+QUANTILES = (0.1, 0.5, 0.9)  # of lengths: the middle, and what most answers lie between
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Metrics:
         kl_weight: coefficient of the divergence.
         entropy: mean surprisal of the sampled tokens, nats: an unbiased estimate of the entropy.
         length: mean number of new tokens.
+        lengths: their 10th, 50th and 90th percentile.
         overlong: share of answers that ran into the limit.
         clip_share: share of chosen tokens whose gradient the clipping took away.
         ratio_low, ratio_high: extremes of the importance ratio.
@@ -41,6 +46,7 @@ class Metrics:
         seconds_sampling, seconds_judging, seconds_learning: of wall time.
         flop_rollout, flop_reward, flop_update: of sampling; of a reward model; of updates, critic and reference.
         success: mean score by level.
+        group_rewards: mean score of every group, in the order in which they were attempted.
     """
 
     step: int
@@ -50,6 +56,7 @@ class Metrics:
     kl_weight: float
     entropy: float
     length: float
+    lengths: tuple[float, ...]
     overlong: float
     clip_share: float
     ratio_low: float
@@ -75,6 +82,7 @@ class Metrics:
     flop_reward: float
     flop_update: float
     success: dict[str, float]
+    group_rewards: tuple[float, ...]
 
     @property
     def flop(self) -> float:
@@ -106,6 +114,7 @@ def measure(collected: Collected, learned: Learned, kl_weight: float, seconds_le
         kl_weight=kl_weight,
         entropy=_mean(surprisals),
         length=_mean(sizes),
+        lengths=tuple(np.quantile(sizes, QUANTILES).tolist()) if sizes else (),
         overlong=_mean([rollout.stop_reason == "length" for rollout in rollouts]),
         clip_share=ratios.clip_share,
         ratio_low=ratios.lowest,
@@ -131,6 +140,7 @@ def measure(collected: Collected, learned: Learned, kl_weight: float, seconds_le
         flop_reward=collected.flop_reward,
         flop_update=learned.flop,
         success={level: fmean(values) for level, values in sorted(levels.items())},
+        group_rewards=tuple(round(_mean([r.score.value for r in group]), 6) for group in groups if group),
     )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kweek.system.session import PieceKind, Reply, Session
 
 #: Which stage's model is the last word of a run, best first.
-_PREFERRED = ("quantize", "reinforce", "prefer", "sft", "pretrain")
+_PREFERRED = ("quantize", "reinforce", "prefer", "specialise", "sft", "pretrain")
 
 
 def register(app: typer.Typer) -> None:
@@ -100,7 +100,7 @@ def open_session(where: Path, temperature: float, max_tokens: int, seed: int, ba
 
 
 def find_model(where: Path, stage: str | None, preferred: tuple[str, ...] = _PREFERRED) -> tuple[Path, bool]:
-    """The model folder meant, and whether one of our recipes grew it; of a run's stages the first of the preferred.
+    """The model folder meant, and whether a recipe grew it from nothing; of a run's stages the first of the preferred.
 
     A folder that Kweek made is compared with its manifest, content and all, so that no changed bit goes unnoticed.
     """
@@ -123,12 +123,13 @@ def find_model(where: Path, stage: str | None, preferred: tuple[str, ...] = _PRE
         for s in read_json(run.summary_json)["stages"]
         if s["status"] in ("done", "cached")
     }
-    models = [name for name in done if done[name] in preferred]
+    models = [name for name in done if done[name] in (*preferred, "compact")]
+    grown = "pretrain" in done.values()
     if stage is None:
         for kind in preferred:
             found = [name for name in models if done[name] == kind]
             if found:
-                return _unchanged(run.artifact(found[0])), True
+                return _unchanged(run.artifact(found[0])), grown
         raise ConfigError(
             "this run has no finished model yet", where=str(where), fix=f"kweek run --out {where}"
         )
@@ -136,7 +137,7 @@ def find_model(where: Path, stage: str | None, preferred: tuple[str, ...] = _PRE
         raise ConfigError(
             f"no finished model {stage!r} in this run", where=str(where), fix=nearest(stage, models)
         )
-    return _unchanged(run.artifact(stage)), True
+    return _unchanged(run.artifact(stage)), grown
 
 
 def _unchanged(folder: Path) -> Path:
@@ -157,14 +158,14 @@ def _open(
 ) -> tuple[Session, Familiarity | None]:
     from kweek.data import stories
     from kweek.engine.open import open_model
-    from kweek.system.calculator import Calculator
     from kweek.system.familiarity import Familiarity
+    from kweek.system.interceptors import interceptor_of
     from kweek.system.session import Session
 
     opened = open_model(folder, backend)
     print(opened.said, file=sys.stderr)
     engine, tokenizer = opened.model, opened.tokenizer
-    tool = Calculator(tokenizer) if {"<tool>", "<result>", "</result>"} <= set(tokenizer.special) else None
+    tool = interceptor_of(folder, tokenizer)
     session = Session(engine, tokenizer, opened.max_positions, tool, temperature, max_tokens, seed)
     familiar = None
     if grown:

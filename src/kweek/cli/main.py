@@ -28,6 +28,7 @@ from kweek.cli import (
     run,
     sandbox,
     serve,
+    shrink,
 )  # fmt: skip
 from kweek.errors import Interrupted, KweekError, is_out_of_memory
 
@@ -61,7 +62,7 @@ def _options(
 
 
 for _verb in (
-    run, plan, chat, serve, get, data, label, model, export, flops, prune, quantize, recipe, sandbox,
+    run, plan, chat, serve, get, data, label, model, export, flops, prune, quantize, recipe, sandbox, shrink,
 ):  # fmt: skip
     _verb.register(app)
 

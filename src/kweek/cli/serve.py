@@ -113,12 +113,12 @@ def _load(
     from kweek.engine.open import open_model
     from kweek.serve.model import ServedModel
     from kweek.serve.worker import Worker
-    from kweek.system.calculator import Calculator
+    from kweek.system.interceptors import interceptor_of
 
     path = where if where.is_file() else find_model(where, None)[0]
     opened = open_model(path, backend, weights, kv, threads)
     tokenizer = opened.tokenizer
-    tool = Calculator(tokenizer) if {"<tool>", "<result>", "</result>"} <= set(tokenizer.special) else None
+    tool = interceptor_of(path, tokenizer)
     model = ServedModel(
         name or where.resolve().name.removesuffix(".gguf"),
         tokenizer,

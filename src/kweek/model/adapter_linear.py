@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kweek.model.derived import DerivedLinear
-from kweek.model.linear import FusedLinear, Linear, Matrix
+from kweek.model.linear import Frozen, FusedLinear, Linear, Matrix, Plain
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ class AdaptedLinear(DerivedLinear):
         super().__init__(base.in_features, sizes, base.bias)
         self.base = base.requires_grad_(False)
         self.scale = scale
+        self._rounded: dict[torch.dtype, tuple[tuple[int, int], Tensor]] = {}
         self.blocks: dict[str, Block] = {}
         start = row = 0
         for name, size in sizes.items():
@@ -122,7 +123,10 @@ class AdaptedLinear(DerivedLinear):
 
     def matrix(self) -> Matrix:
         """What it multiplies by."""
-        return Adapted(self.base.matrix(), self.a_RI, self.b_UK, tuple(self.blocks.values()), self.scale)
+        base = self.base.matrix()
+        if isinstance(base, Plain):
+            base = Frozen(base.weight_OI, self._rounded)
+        return Adapted(base, self.a_RI, self.b_UK, tuple(self.blocks.values()), self.scale)
 
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """A (K, I) and B (O, K) of each adapted part: views, without a graph, that may be written into."""

@@ -101,6 +101,29 @@ class Plain:
         return (grad_ON @ x_NI if needed[0] else None,)
 
 
+@dataclass(frozen=True)
+class Frozen(Plain):
+    """A weight that nobody trains: rounded to a narrower dtype once, not at every step.
+
+    A step keeps the rounded weights of all layers for its backward pass anyway: its peak of memory is the same.
+
+    Attributes:
+        rounded: by dtype, which state of which weight was rounded, and the copy; kept by the layer.
+    """
+
+    rounded: dict[torch.dtype, tuple[tuple[int, int], Tensor]]
+
+    def make(self, dtype: torch.dtype) -> Tensor:
+        """See `Matrix`."""
+        weight_OI = self.weight_OI
+        if weight_OI.dtype == dtype:
+            return weight_OI
+        state = (weight_OI.data_ptr(), weight_OI._version)
+        if dtype not in self.rounded or self.rounded[dtype][0] != state:
+            self.rounded[dtype] = (state, weight_OI.detach().to(dtype))
+        return self.rounded[dtype][1]
+
+
 class Linear(nn.Linear):
     """`nn.Linear` without its own initialisation, which costs seconds on a checkpoint and is overwritten.
 

@@ -7,15 +7,18 @@ item, so nothing is measured twice and every stage of a line answers the same qu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from kweek.align.environment import Environment
-from kweek.align.guards.abilities import task_measure, text_measures, trust_measure
+from kweek.align.environments import named
+from kweek.align.guards.abilities import SOLVED_IN, TEXT_OF, task_measure, text_measures, trust_measure
 from kweek.align.guards.panel import Change, Panel, PanelGuard, Readings
 from kweek.engine.engine import Engine
+from kweek.errors import KweekError
 from kweek.model.network import Network
 from kweek.recipe.context import StageContext
 from kweek.recipe.derive import MAX_LENGTH
@@ -27,8 +30,8 @@ FILE = "panel.json"
 TEXT_BYTES = 60_000  # bits per byte of a source to some hundredths, in a second
 SOLVED = 96  # items: a loss of a sixth of them is no chance
 TRUSTED, VOTES = 64, 4  # items, and samples of each: more items tell more than more votes
+BUILT_IN = ("stories", "guessing")  # environments that a name opens without reading a file
 LOOKS = 2  # of a stage with rollouts: half-way, where little is spent yet, and at its end
-_TEXT = "bits per byte, "
 
 
 class Tolerances(BaseModel):
@@ -48,7 +51,8 @@ class StagePanel:
     Args:
         ctx: whose input `model` may hold readings, and whose input `corpus`, if there is one, gives the texts.
         network: read whenever the panel is; at first that of the input.
-        environments: of tasks; none for a model that has not learnt to answer.
+        environments: of tasks; none for a model that has not learnt to answer. Those that the input's panel knows by
+            name are added: they are what earlier stages taught.
     """
 
     def __init__(
@@ -63,7 +67,9 @@ class StagePanel:
         texts = validation_texts(ctx.inputs["corpus"], TEXT_BYTES) if "corpus" in ctx.inputs else {}
         bits, solved, trust = (_limit(v) for v in (allowed.bits, allowed.solved, allowed.trust))
         measures = text_measures(network, tokenizer, texts, context_length=MAX_LENGTH, tolerance=bits)
-        for where in environments:
+        model = ctx.inputs.get("model")
+        self._stored = _stored(read_json(model.file(FILE))) if model and FILE in model.files else None
+        for where in _with_earlier(environments, self._stored or {}):
             items = where.items("panel", SOLVED, "validation")
             measures.append(task_measure(engine, tokenizer, where, items, solved))
             measures.append(
@@ -75,14 +81,13 @@ class StagePanel:
     def before(self) -> Readings:
         """What the input could. Text is read now where no stage has; of tasks, what the input's panel does not know is
         new, but for an input without a panel, of which nothing is known."""
-        model = self._ctx.inputs.get("model")
-        stored = _stored(read_json(model.file(FILE))) if model and FILE in model.files else None
+        stored = self._stored
         found: dict[str, list[float]] = {}
         for measure in self.panel.measures:
             known = (stored or {}).get(measure.name)
             if known is not None and known[0] == measure.key:
                 found[measure.name] = known[1]
-            elif stored is None or known is not None or measure.name.startswith(_TEXT):
+            elif stored is None or known is not None or measure.name.startswith(TEXT_OF):
                 found[measure.name] = list(measure.read())
         self._start = found
         return found
@@ -115,10 +120,21 @@ class StagePanel:
         """Bits per byte over all human documents, as `kweek.recipe.pretraining.documents_bits`."""
         bits = size = 0.0
         for measure in self.panel.measures:
-            if measure.name.startswith(_TEXT) and measure.name != _TEXT + TASKS:
+            if measure.name.startswith(TEXT_OF) and measure.name != TEXT_OF + TASKS:
                 bits += sum(v * w for v, w in zip(readings[measure.name], measure.weights, strict=True))
                 size += sum(measure.weights)
         return bits / size
+
+
+def _with_earlier(environments: Sequence[Environment], stored: Iterable[str]) -> list[Environment]:
+    """These, and those of stored measures that are built in: a name in a model's file never opens code or files."""
+    found = list(environments)
+    for name in (name.removeprefix(SOLVED_IN) for name in stored if name.startswith(SOLVED_IN)):
+        built_in = name in BUILT_IN or name.startswith("gym:")
+        if built_in and all(where.name != name for where in found):
+            with suppress(KweekError):  # an extra that is not installed
+                found.append(named.environment(name))
+    return found
 
 
 def _limit(tolerance: float | None) -> float:

@@ -26,6 +26,12 @@ BUILTIN_KINDS: tuple[str, ...] = (
     "reinforce",
     "quantize",
     "evaluate",
+    "checkpoint",
+    "domain",
+    "teach",
+    "specialise",
+    "compact",
+    "appraise",
     "behaviour",
 )
 

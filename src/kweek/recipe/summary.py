@@ -80,7 +80,7 @@ def write_summary(
             summary["forecast"] = {"bits_per_byte": forecast}
         if kind == "pretrain" and "bits_per_byte" in metrics:
             summary["outcome"]["bits_per_byte"] = metrics["bits_per_byte"]
-        if kind in ("evaluate", "behaviour"):
+        if kind in ("evaluate", "behaviour", "appraise"):
             summary["tasks"].update(metrics.get("tasks", {}))
         if "num_bytes" in metrics:
             summary["sizes"][name] = metrics["num_bytes"]

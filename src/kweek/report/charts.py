@@ -79,6 +79,19 @@ class Plot:
             path = path_of([(self.to_x(x), self.to_y(y)) for x, y in points])
             self.marks.append(tag("path", d=path, class_=[style, series_class(series)]))
 
+    def band(self, low: Sequence[Point], high: Sequence[Point], series: int) -> None:
+        """What lies between two lines, paler."""
+        if len(low) > 1 and len(low) == len(high):
+            edge = [(self.to_x(x), self.to_y(y)) for x, y in [*low, *reversed(high)]]
+            self.marks.append(tag("path", d=f"{path_of(edge)}Z", class_=["band", series_class(series)]))
+
+    def column(self, stretch: tuple[float, float], height: float, series: int, tooltip: str) -> None:
+        """An upright bar from zero to a height over a stretch of the x axis."""
+        left, right, top = self.to_x(stretch[0]), self.to_x(stretch[1]), self.to_y(height)
+        bottom = self.to_y(0.0)
+        box = tag("rect", x=left, y=top, width=max(right - left, 0.5), height=bottom - top, class_="box")
+        self.marks.append(tag("g", tag("title", tooltip), box, class_=series_class(series)))
+
     def dot(
         self, point: Point, series: int, tooltip: str, *, radius: float = 4.0, nudge: float = 0.0
     ) -> None:
@@ -175,10 +188,14 @@ def both(draw: Callable[[str, int], Markup]) -> Markup:
     )
 
 
-def panels(charts: Sequence[tuple[Child, Markup]], *, level: int = 3) -> Markup:
-    """Small multiples: charts of one make side by side, each under its heading of a level."""
+def panels(charts: Sequence[tuple[Child, Markup]], *, level: int = 3, four: bool = True) -> Markup:
+    """Small multiples: charts of one make side by side, each under its heading of a level.
+
+    Args:
+        four: whether four of them stand in one row, drawn as `panel_width` says.
+    """
     cells = [tag("div", tag(f"h{level}", heading), chart, class_="panel") for heading, chart in charts]
-    return tag("div", cells, class_=["panels", "four"] if len(charts) == 4 else "panels")
+    return tag("div", cells, class_=["panels", "four"] if four and len(charts) == 4 else "panels")
 
 
 def panel_width(count: int) -> int:

@@ -195,6 +195,17 @@ THEMES: dict[str, dict[str, Term]] = {
             "What a later stage lost of what an earlier one could do, here in bits per byte on ordinary text. Above "
             "zero is a loss.",
         ),
+        "divergence": Term(
+            "Distance from the start",
+            "How much more likely the model finds its own answers than the model did that the stage began with: the "
+            "Kullback-Leibler divergence, in nats per answer. 0 is no change; at 3 nats an answer was about twenty "
+            "times less likely before.",
+        ),
+        "guard": Term(
+            "Guard",
+            "A check that watches a stage while it learns, with a threshold for each figure it looks at. It can warn, "
+            "or stop the stage and bring back the best weights so far.",
+        ),
         "verifier_audit": Term(
             "Verifier audit",
             "Before it may train anything, the verifier is given answers that deserve nothing (a constant, an empty "

@@ -63,6 +63,13 @@ class Fields:
         pairs = ((str(key), as_number(value)) for key, value in self.values.items())
         return {key: value for key, value in pairs if value is not None}
 
+    def numbers_of(self, key: str) -> list[float]:
+        """A list of finite numbers within; whatever in it is none is dropped."""
+        found = self.values.get(key)
+        if not isinstance(found, list):
+            return []
+        return [number for item in found if (number := as_number(item)) is not None]
+
     def texts(self, key: str) -> list[str]:
         """A list of strings within."""
         found = self.values.get(key)

@@ -13,7 +13,14 @@ SET_NAMES = {
     "five_steps": "Five steps, one more than was taught",
     "bare_sums": "Bare sums, without a story",
 }
-LATE_KINDS = ("quantize", "prefer", "reinforce", "distill", "sft")  # of stages, last in life first
+LATE_KINDS = (
+    "quantize",
+    "specialise",
+    "prefer",
+    "reinforce",
+    "distill",
+    "sft",
+)  # of stages, last in life first
 
 
 def names(history: History) -> list[str]:
@@ -33,7 +40,7 @@ def series(history: History, model: str) -> int:
 def stage_of(history: History, model: str) -> Stage | None:
     """The stage that made a model: models are named by their role among the inputs of the evaluation."""
     for stage in history.stages:
-        if stage.kind in ("evaluate", "behaviour") and model in stage.inputs:
+        if stage.kind in ("evaluate", "behaviour", "appraise") and model in stage.inputs:
             return history.stage(stage.inputs[model])
     return history.stage(model)
 

@@ -74,7 +74,7 @@ def linear_ticks(lo: float, hi: float, count: int = 5) -> list[float]:
     if not (math.isfinite(span) and span > 0 and span > TINY * max(abs(lo), abs(hi))):
         return [lo]
     rough = span / max(count, 1)
-    base = 10.0 ** math.floor(math.log10(rough))
+    base = 10.0 ** math.floor(math.log10(rough)) if rough > 0 else 0.0
     if base == 0:
         return [lo]
     step = next(base * factor for factor in (1, 2, 2.5, 5, 10, 20) if base * factor >= rough * 0.999)

@@ -11,7 +11,10 @@ import re
 from kweek.report.markup import Child, Markup, join, tag
 
 CALL = re.compile(r"<tool>(?P<sum>[^<]{0,80})<result>(?P<result>[^<]{0,80})</result>")
-THOUGHT = re.compile(r"<think>(?P<thought>.*?)(?:</think>|\Z)", re.DOTALL)
+# What was thought; a model may forget to open its thought, and everything before the end of one is thought.
+THOUGHT = re.compile(
+    r"\A(?P<begun>(?:(?!<think>).)+?)</think>|<think>(?P<thought>.*?)(?:</think>|\Z)", re.DOTALL
+)
 ENDINGS = ("<|im_end|>", "<|endoftext|>")
 MOST = 600  # characters of a transcript shown; a model that repeats itself would otherwise fill the page
 
@@ -26,7 +29,7 @@ def transcript(raw: str) -> Markup:
     for match in THOUGHT.finditer(shown):
         if before := shown[at : match.start()].strip("\n"):
             pieces.append(tag("span", calls(before), class_="said"))
-        if thought := match["thought"]:
+        if thought := match["begun"] or match["thought"]:
             pieces.append(tag("span", calls(thought), class_="thought"))
         at = match.end()
     if rest := shown[at:]:

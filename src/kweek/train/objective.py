@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from kweek.data.batches import Batch
@@ -62,3 +63,30 @@ class Likelihood:
             batch.weights_BT.flatten(),
         )
         return Loss(loss, nll_N)
+
+
+class Imitation:
+    """The same sum, with head and softmax only where something is learnt.
+
+    Of a chat the model learns its own words, of a question with a worked answer about half. With a vocabulary of 49,152
+    and a width of 576 the head is a fifth of the network, so a tenth of the work falls away.
+    """
+
+    def __call__(self, network: Network, hidden_BTD: Tensor, batch: Batch) -> Loss:
+        """See `Objective`; the nll of what is not learnt is nan, because nobody formed it."""
+        weights_N = batch.weights_BT.flatten()
+        learnt_N = weights_N != 0
+        loss, learnt_nll_N = fused_cross_entropy(
+            hidden_BTD.flatten(0, 1)[learnt_N],
+            network.head_weight,
+            batch.targets_BT.flatten()[learnt_N],
+            weights_N[learnt_N],
+        )
+        nll_N = torch.full_like(weights_N, torch.nan)
+        nll_N[learnt_N] = learnt_nll_N
+        return Loss(loss, nll_N, flop=-self.num_flops_spared(network, batch))
+
+    def num_flops_spared(self, network: Network, batch: Batch) -> float:
+        """Of what the network counts for a batch: the head, where nothing is learnt."""
+        products = 3 if network.head_weight.requires_grad else 2  # forward, to the hidden states, to the head
+        return int((batch.weights_BT == 0).sum()) * products * 2.0 * network.head_weight.numel()

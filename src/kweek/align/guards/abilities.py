@@ -19,6 +19,10 @@ from kweek.tokenize.tokenizer import Tokenizer
 BITS = 0.05  # bits per byte: a fortieth of what a small model needs, and twice what a stage with replay costs
 SOLVED = 0.05  # share of the items: what a reader of answers would notice
 TRUST = 0.05  # of the Brier score, which is 0.25 for confidences that say nothing
+TEXT_OF, SOLVED_IN = (
+    "bits per byte, ",
+    "solved, ",
+)  # begin the names of measures, a source or an environment follows
 SAMPLES = 8  # votes per item: a confidence in eighths
 
 
@@ -50,7 +54,7 @@ def text_measures(
     full = {source: [text for text in group if text] for source, group in texts.items()}
     return [
         Measure(
-            f"bits per byte, {source}", reader(source, documents), "lower", tolerance,
+            f"{TEXT_OF}{source}", reader(source, documents), "lower", tolerance,
             tuple(float(len(text.encode())) for text in documents), _key(context_length, *documents),
         )
         for source, documents in full.items() if documents
@@ -71,7 +75,7 @@ def task_measure(
             group[0].score.value for group in sample(model, tokenizer, environment, items, samples=1, key="")
         ]
 
-    return Measure(f"solved, {environment.name}", read, "higher", tolerance, key=_asked(items))
+    return Measure(f"{SOLVED_IN}{environment.name}", read, "higher", tolerance, key=_asked(items))
 
 
 def trust_measure(

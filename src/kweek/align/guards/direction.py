@@ -34,7 +34,8 @@ class Probe:
         own: whether the update is made on the known pairs themselves, so that the margins are bound to rise on average.
             An update on other data may leave them alone, but must not lower them.
         again: whether it says something in the middle of a run too. Where a loss has its optimum at a finite margin,
-            margins may rightly fall once they are beyond it.
+            margins may rightly fall once they are beyond it; so one that is not `own` is only asked again while the
+            run has not raised them.
     """
 
     name: str

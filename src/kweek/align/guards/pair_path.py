@@ -25,13 +25,14 @@ def pair_sign(
     """The guard of the sign for training on pairs.
 
     An update on the known pairs must raise their margins, and one on the user's data must not lower them: columns that
-    were swapped show before the first update. As the run goes on the margins must not fall below where they began, and
+    were swapped show before the first update. As the run goes on the margins must not fall below where they began, an
+    update on the data must not lower them while they have not risen, and
     its pairs, of which the loop passes on the part `ranked` and the number `pairs`, not turn against those before.
 
     Args:
         trainer: with its objective.
         known: one update on known pairs, made as those of the data are (`micro_batches(pair_segments(known), ...)`).
-        data: one update on the data; the more pairs, the surer.
+        data: one update on the data that comes next; the more pairs, the surer.
         margins: of the known pairs: `answer_margins`, or for a reward model the differences of its rewards.
         every: see `SignGuard`.
     """
@@ -41,7 +42,7 @@ def pair_sign(
 
     probes = [
         Probe("an update on known pairs", [trainer], update(known), margins, again=False),
-        Probe("an update on the data", [trainer], update(data), margins, "data", own=False, again=False),
+        Probe("an update on the data", [trainer], update(data), margins, "data", own=False),
     ]
     return SignGuard(probes, watched=margins, every=every)
 

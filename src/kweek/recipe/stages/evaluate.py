@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from kweek.engine.native import library as native
 from kweek.evaluate.bits import BitsPerByte
 from kweek.evaluate.bits import compare as compare_bits
+from kweek.recipe.changes import record_tax
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.examine import VOTES, Exam, examine
 from kweek.recipe.jobs import side_by_side
@@ -116,6 +118,7 @@ def run(ctx: StageContext) -> None:
     _bits(ctx, reports)
     _votes(ctx, reports)
     _comparisons(ctx, config, reports)
+    _taxes(ctx, reports)
     lines = {}
     for name, (before, after) in config.lines.items():
         if before in reports and after in reports:
@@ -222,6 +225,30 @@ def _comparisons(ctx: StageContext, config: Config, reports: Reports) -> None:
                 metric="bits per byte",
                 **found._asdict(),
             )
+
+
+def _taxes(ctx: StageContext, reports: Reports) -> None:
+    """Every model against the one that its stage began with, where both are here: text by source, and tasks."""
+    names = {ctx.inputs[name].fingerprint: name for name in reports}
+    for name, new in reports.items():
+        before = names.get(ctx.inputs[name].lineage.get("model", ""))
+        if before is None:
+            continue
+        old = reports[before]
+        told = partial(record_tax, ctx.records, model=name, before_model=before)
+        for source, bits in old["bits"].items():
+            sizes = bits["document_bytes"]
+            if len(sizes) > 1:  # a single document has no spread to test against
+                was, now = (
+                    [b / size for b, size in zip(report["bits"][source]["document_bits"], sizes, strict=True)]
+                    for report in (old, new)
+                )
+                told(source, was, now, unit="bits per byte", lower_is_better=True, weights=sizes)
+        known, found = _answer_sets(old), _answer_sets(new)
+        for which in known:
+            if which in found and which != "forced_tool":  # which is no ability of the model's own
+                was, now = ([float(x) for x in sets[which]["correct"]] for sets in (known, found))
+                told(which, was, now, unit="share")
 
 
 def _measured(bits: Mapping[str, Any]) -> BitsPerByte:

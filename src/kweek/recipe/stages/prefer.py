@@ -24,6 +24,8 @@ from kweek.align.simpo import SimPO
 from kweek.data.batches import Batch
 from kweek.engine.engine import Engine
 from kweek.errors import ConfigError
+from kweek.recipe.before_after import BeforeAfter
+from kweek.recipe.changes import KINDS as CHANGES
 from kweek.recipe.compared import as_pair, read_rows
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.materials import load, save
@@ -42,6 +44,7 @@ Name = Literal["dpo", "ipo", "kto", "simpo"]
 OBJECTIVES: Mapping[Name, Callable[..., Objective]] = {"dpo": DPO, "ipo": IPO, "kto": KTO, "simpo": SimPO}
 MAX_LENGTH = 512  # tokens of prompt and answer: three shots and a story take some 200
 TOKENS_PER_PAIR = 180  # both answers with their prompts; for estimates only
+LOOKS = 6  # at how far the policy has gone: a curve, for some seconds
 RECORD_EVERY = 2  # updates between records: some thirty points on a curve
 
 
@@ -116,7 +119,9 @@ def run(ctx: StageContext) -> None:
     )
     state = ctx.state / "train.safetensors"
     resumed = checkpoint_step(state)
-    ctx.records.rewind(lambda record: resumed > 0 and record.get("step", 0) <= resumed)
+    ctx.records.rewind(
+        lambda record: record["kind"] not in CHANGES and resumed > 0 and record.get("step", 0) <= resumed
+    )
     if not resumed:
         ctx.records.append("left_out", step=0, **{reason: float(count) for reason, count in left_out.items()})
     world = read_world(ctx.inputs["rules"])
@@ -127,6 +132,7 @@ def run(ctx: StageContext) -> None:
     rate = config.learning_rate
     optimiser = SplitOptimiser(network, LearningRates(rate, 3 * rate, rate, rate))
     trainer = Trainer(network, optimiser, objective=config.make(), compute_dtype=fast_dtype(ctx.machine_peak))
+    change = BeforeAfter(ctx, network, tokenizer, world)
     watched = Watched(ctx, _guards(config, world, tokenizer, trainer, pairs, score))
     watched.before(resumed > 0)
 
@@ -136,11 +142,14 @@ def run(ctx: StageContext) -> None:
                 "train", step=totals.step, tokens=totals.num_tokens, loss=result.loss, learning_rate=rate,
                 gradient_norm=result.gradient_norm, tokens_per_second=speed, flop=totals.flop, **result.parts,
             )  # fmt: skip
+        if totals.step % max(1, num_steps // LOOKS) == 0:
+            change.look_by_sampling(totals.step)
 
     totals = fit(
         trainer, batches, num_steps, WarmupStableDecay(num_steps, decay=1.0), state=state,
         on_step=watched.on_step(record), progress=ctx.progress, should_stop=ctx.should_stop,
     )  # fmt: skip
+    change.finish()
     ctx.ledger.add("prefer", totals.flop, name_of(fast_dtype(ctx.machine_peak)), tokens=totals.num_tokens)
     readings = panel.panel.read()
     if failed(panel.changes(readings)):

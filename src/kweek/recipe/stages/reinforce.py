@@ -39,6 +39,8 @@ from kweek.engine.native import library as native
 from kweek.errors import ConfigError
 from kweek.model.network import Network
 from kweek.model.scorer import scorer_from
+from kweek.recipe.before_after import BeforeAfter
+from kweek.recipe.changes import KINDS as CHANGES
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.judged import guards_of_learnt
 from kweek.recipe.materials import Mix, load, save, token_sources
@@ -227,12 +229,15 @@ def run(ctx: StageContext) -> None:
         Asynchronous(collector, network) if config.staleness else Synchronous(collector, engine)
     )
     step = checkpoint_step(ctx.state / MAIN)
-    ctx.records.rewind(lambda record: record.get("step", 0) <= step and step > 0)
+    ctx.records.rewind(
+        lambda record: record["kind"] not in CHANGES and record.get("step", 0) <= step and step > 0
+    )
     if step == 0 and judge is None:  # a reward model is no verifier: its guards are others
         audited(ctx, environment, config.audit_limits)
     # Bare sums keep what was taught beside stories; the curve is of stories.
     stories_alone = world is None and config.environment == STORIES
     shown = WordProblems() if stories_alone else environment
+    change = BeforeAfter(ctx, network, tokenizer, shown, judge=judge, measured=learner.reference is None)
     held_out = HeldOut(engine, tokenizer, shown, shown.items("rl/validation", HELD_OUT, "validation"))
     tasks: list[Environment] = [world.plain()] if world is not None else [WordProblems()]
     if world is None and not stories_alone:
@@ -249,11 +254,12 @@ def run(ctx: StageContext) -> None:
         guards = guards_of_learnt(learner, engine, tokenizer, environment, judge)
     loop = Loop(
         learner, source, course, ctx.state, [*guards, kept], _replay(ctx, tokenizer, config, world),
-        _Progress(ctx, held_out).on_step, partial(heard, ctx.records), ctx.should_stop,
+        _Progress(ctx, held_out, change).on_step, partial(heard, ctx.records), ctx.should_stop,
     )  # fmt: skip
     finished = loop.run()
     if finished.stopped:
         ctx.records.append("stopped", text=finished.stopped, step=finished.totals.step, kept=finished.kept)
+    change.finish()
     ctx.ledger.add("reinforce", finished.totals.flop, "fp32", tokens=finished.totals.num_tokens)
     readings = kept.read_at(finished.kept)
     panel.finish(readings)
@@ -295,10 +301,10 @@ def _learner(config: Config, network: Network, environment: Environment, seed: i
 
 
 class _Progress:
-    """Records every update, and greedy accuracy on held-out problems now and then."""
+    """Records every update, and now and then greedy accuracy on held-out problems and the distance from the start."""
 
-    def __init__(self, ctx: StageContext, held_out: HeldOut) -> None:
-        self._ctx, self._held_out = ctx, held_out
+    def __init__(self, ctx: StageContext, held_out: HeldOut, change: BeforeAfter) -> None:
+        self._ctx, self._held_out, self._change = ctx, held_out, change
         self._last = time.monotonic()
 
     def on_step(self, totals: Trained, metrics: Metrics, batch: Collected) -> None:
@@ -307,6 +313,8 @@ class _Progress:
         gold = None
         if metrics.step % config.gold_every == 0 or metrics.step == config.steps:
             gold = self._held_out.reward()
+        if gold is not None or metrics.step == 1:
+            self._change.look(metrics.step, batch.all_groups)
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         ctx.records.append(

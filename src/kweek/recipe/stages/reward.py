@@ -6,15 +6,18 @@ labels of held-out pairs, and against gold where that sees a difference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+from kweek.align.answers import Answer, asked
 from kweek.align.guards.pair_path import pair_sign
 from kweek.align.pairs import Pair, usable
-from kweek.align.ranking import rank_pairs
+from kweek.align.ranking import ranking
 from kweek.align.reward import BradleyTerry, RewardModel, before_padding, reward_segments, train_reward_model
 from kweek.align.sequences import micro_batches
 from kweek.model.scorer import scorer_from
+from kweek.recipe.changes import KINDS as CHANGES
+from kweek.recipe.changes import record_ranked
 from kweek.recipe.compared import as_pair, read_rows
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.materials import load, save
@@ -74,7 +77,9 @@ def run(ctx: StageContext) -> None:
     pairs, _ = usable(read, MAX_LENGTH)
     state = ctx.state / "train.safetensors"
     resumed = checkpoint_step(state)
-    ctx.records.rewind(lambda record: resumed > 0 and record.get("step", 0) <= resumed)
+    ctx.records.rewind(
+        lambda record: record["kind"] not in CHANGES and resumed > 0 and record.get("step", 0) <= resumed
+    )
     judge = RewardModel(scorer, tokenizer, tokenizer)
     known = known_pairs(read_world(ctx.inputs["rules"]), tokenizer)
 
@@ -120,7 +125,13 @@ def _ranked(ctx: StageContext, judge: RewardModel) -> float:
     """Record how held-out pairs are ranked; returns the accuracy against the labels."""
     rows = read_rows(ctx.inputs["pairs"], held_out=True)
     pairs = [as_pair(one) for one in rows]
-    labels = rank_pairs(judge, pairs)
+    answers = {side: _answers(judge, rows, pairs, side) for side in ("chosen", "rejected")}
+    preferred, other = answers["chosen"], answers["rejected"]
+    labels = ranking(
+        [one.reward for one in preferred], [one.reward for one in other],
+        [one.length for one in preferred], [one.length for one in other],
+    )  # fmt: skip
+    record_ranked(ctx.records, preferred, other, f"{len(pairs)} held-out pairs")
     equal, correlation = labels.equal_length, labels.length_correlation
     ctx.records.append(
         "ranking", set="labels", accuracy=labels.accuracy.mid, lo=labels.accuracy.lo, hi=labels.accuracy.hi,
@@ -135,6 +146,17 @@ def _ranked(ctx: StageContext, judge: RewardModel) -> float:
         share = wilson(right, len(told))
         ctx.records.append("ranking", set="gold", accuracy=share.mid, lo=share.lo, hi=share.hi, n=len(told))
     return labels.accuracy.mid
+
+
+def _answers(
+    judge: RewardModel, rows: Sequence[Mapping[str, Any]], pairs: Sequence[Pair], side: str
+) -> list[Answer]:
+    """One answer of every pair, with its reward and the number of its own tokens."""
+    chats = [getattr(one, side) for one in pairs]
+    return [
+        Answer(asked(row["prompt"]), row[side]["text"], reward, sum(chat.loss_mask))
+        for row, chat, reward in zip(rows, chats, judge.rewards(chats), strict=True)
+    ]
 
 
 def _turned(pair: Pair) -> Pair:

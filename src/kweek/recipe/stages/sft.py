@@ -21,6 +21,7 @@ from kweek.engine.engine import Engine
 from kweek.engine.native import library as native
 from kweek.evaluate.problems import Asker, attempt
 from kweek.model.network import Network
+from kweek.recipe.before_after import BeforeAfter
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.materials import Mix, load, save, token_sources
 from kweek.recipe.panel import StagePanel, Tolerances
@@ -142,6 +143,7 @@ def run(ctx: StageContext) -> None:
         ctx.inputs["corpus"], tokenizer, Mix(config.replay_task_share, 200_000, f"replay/{ctx.seed}")
     )
     start = {name: value.clone() for name, value in network.state_dict().items()}
+    change = BeforeAfter(ctx, network, tokenizer, world or WordProblems())
     tasks = [WordProblems()] if world is None else [world.plain()]
     panel = StagePanel(ctx, network, tokenizer, tasks, config.tolerance)
     panel.before()
@@ -156,16 +158,20 @@ def run(ctx: StageContext) -> None:
     for number, chosen in enumerate(config.settings):
         network.load_state_dict(start)
         initialise_special_rows(network, tokenizer, int(keyed_generator("rows", ctx.seed).integers(2**62)))
+        change.start_here()
         batches = _batches(config, chosen, chats, replay, tokenizer, ctx.seed)
         offset = done_steps
         totals = _train(ctx, network, chosen, batches, _state(ctx, number), offset, total_steps)
         done_steps += batches.num_steps
         accuracy = _validate(network, tokenizer, world, config.validation_problems)
         ctx.ledger.add("sft", totals.flop, name_of(fast_dtype(ctx.machine_peak)), tokens=totals.num_tokens)
-        rows.append({"name": f"setting {number + 1}", "accuracy": accuracy, **chosen.model_dump()})
+        name, updates = f"setting {number + 1}", batches.num_steps
+        rows.append({"name": name, "accuracy": accuracy, **chosen.model_dump(), "updates": updates})
     winner, readings = _best(ctx, network, panel, [row["accuracy"] for row in rows])
     for i, row in enumerate(rows):
         ctx.records.append("setting", **row, chosen=i == winner)
+    change.look_by_sampling(rows[winner]["updates"])
+    change.finish()
     panel.finish(readings)
     write_guards(ctx)
     save(ctx.out, network, tokenizer)

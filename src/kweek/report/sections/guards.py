@@ -1,30 +1,34 @@
-"""Guards: what was tried to fool the verifier, and whether the reward pushed the right way."""
+"""Guards: what was tried to fool the verifier, whether the reward pushed the right way, what was seen meanwhile."""
 
 from __future__ import annotations
 
 from kweek.report import figures
 from kweek.report.glossary import term
 from kweek.report.history import History, Record
+from kweek.report.looks import looks
 from kweek.report.markup import Child, Markup, join, tag
 from kweek.report.section import Missing, Section
-from kweek.report.tables import Column, number, table
+from kweek.report.tables import Column, behind, number, table
 from kweek.report.transcript import shortened
 
 TITLE = "Guards"
+FEW = 12  # attempts that are shown without being asked for; a thorough audit makes forty
 FRAME = ("kind", "time", "step", "passed")  # fields of a record that are not its findings
 
 
 def section(history: History) -> Section | Missing:
-    """Attacks on the verifier and the check of the sign."""
-    audits, signs = history.of("audit"), history.of("sign")
-    if not audits and not signs:
-        return Missing(TITLE, "checks before reinforcement learning (records “audit” and “sign”)")
+    """Attacks on the verifier, the check of the sign, and what every guard saw while a stage learnt."""
+    audits, signs, seen = history.of("audit"), history.of("sign"), looks(history)
+    if not audits and not signs and not seen:
+        return Missing(TITLE, "checks before and during alignment (records “audit”, “sign” and “guard”)")
     lede = join(
         "Whatever a verifier rewards is what training produces. So it is ",
         term("verifier_audit", "audited"),
         " before it may train anything, and a ",
         term("sign_check", "sign check"),
-        " comes before the first update.",
+        " comes before the first update. Then ",
+        term("guard", "guards"),
+        " watch every stage.",
     )
     tables: dict[str, tuple[list[str], list[Record]]] = {}
     for stage in history.stages_with("audit"):
@@ -32,7 +36,7 @@ def section(history: History) -> Section | Missing:
         found = repr([{k: v for k, v in r.values.items() if k not in FRAME[:2]} for r in records])
         tables.setdefault(found, ([], records))[0].append(stage)  # stages with equal findings share a table
     blocks: list[Child] = [_audit(stages, records) for stages, records in tables.values()]
-    return Section("guards", TITLE, lede, [*blocks, _signs(signs)])
+    return Section("guards", TITLE, lede, [*seen[:1], *blocks, _signs(signs), *seen[1:]])
 
 
 def passed(found: bool | None) -> Markup:
@@ -67,8 +71,14 @@ def _audit(stages: list[str], records: list[Record]) -> Markup:
             row.append(tag("code", shortened(record.text("example") or "", 80), dir="auto"))
         rows.append(row)
     of = " and ".join(stages)
-    return table(
+    shown = table(
         join(term("verifier_audit"), f" before {of}"), columns, rows, name=f"Verifier audit before {of}"
+    )
+    if len(records) <= FEW or any(record.flag("passed") is not True for record in records):
+        return shown
+    count = number(float(len(records)), figures.whole, computed=True)
+    return behind(
+        join("The verifier before ", of, ": all ", count, " attempts to fool or break it failed"), shown
     )
 
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from kweek.report import figures
-from kweek.report.charts import PANEL, Plot, Point, figure, legend, panels, thinned
+from kweek.report.charts import figure, legend, panels
+from kweek.report.curves import curve, points
 from kweek.report.glossary import term
 from kweek.report.history import History, Record
 from kweek.report.markup import Child, Markup, join, tag
-from kweek.report.scales import Axis, extent
 from kweek.report.section import Missing, Section
 from kweek.report.tables import Column, behind, number, table
 
 TITLE = "Learning curves"
-HEIGHT = 200
 IN_A_ROW = 3  # charts of a stage that are shown at once; more would hide what matters
 REWARDS = ("reward of the samples", "held-out, greedy")
 Chart = tuple[Child, Markup]
-Writer = Callable[[float], str]
 
 
 def section(history: History) -> Section | Missing:
@@ -76,15 +74,15 @@ def _training(history: History, stage: str) -> list[Chart]:
     across = _across(steps, checks)
     label = "tokens read" if across == "tokens" else "step"
     drawn: list[tuple[Child, Markup | None]] = [
-        (term("loss"), _curve(f"{stage}-loss", "nats per token", label, [_points(steps, across, "loss")]))
+        (term("loss"), curve(f"{stage}-loss", "nats per token", label, [points(steps, across, "loss")]))
     ]
     if sources := _sources(checks):
-        lines = [_points(checks, across, source, "bits_per_byte") for source in sources]
+        lines = [points(checks, across, source, "bits_per_byte") for source in sources]
         heading = join(term("bits_per_byte"), ", held-out")
-        drawn.append((heading, _curve(f"{stage}-bits", "bits per byte", label, lines, names=sources)))
+        drawn.append((heading, curve(f"{stage}-bits", "bits per byte", label, lines, names=sources)))
     for key in ("gradient_norm", "learning_rate", "tokens_per_second"):
-        found = _points(steps, across, key)
-        drawn.append((term(key), _curve(f"{stage}-{key}", "", label, [found])))
+        found = points(steps, across, key)
+        drawn.append((term(key), curve(f"{stage}-{key}", "", label, [found])))
     return [(heading, chart) for heading, chart in drawn if chart is not None]
 
 
@@ -117,66 +115,19 @@ def _last(steps: Sequence[Record], checks: Sequence[Record]) -> Child:
     return join(*words, ".") if words else None
 
 
-def _points(records: Sequence[Record], across: str, key: str, within: str | None = None) -> list[Point]:
-    found = []
-    for record in records:
-        x, y = record.number(across), (record.inner(within) if within else record).number(key)
-        if x is not None and y is not None:
-            found.append((x, y))
-    return found
-
-
-def _curve(
-    key: str,
-    unit: str,
-    label: str,
-    lines: Sequence[Sequence[Point]],
-    *,
-    names: Sequence[str] = (),
-    write: Writer = figures.tick,
-) -> Markup | None:
-    every = [point for line in lines for point in line]
-    if len(every) < 2:
-        return None
-    lines = [thinned(line) for line in lines]
-    first, last = min(x for x, _ in every), max(x for x, _ in every)
-    low, high = extent([y for line in lines for _, y in line])
-    if min(y for _, y in every) >= 0:
-        low = max(low, 0.0)
-    ends = "; ".join(
-        f"{name + ' ' if name else ''}from {figures.value(line[0][1])} to {figures.value(line[-1][1])}"
-        for name, line in zip(names or [""] * len(lines), lines, strict=True)
-        if line
-    )
-    what = key.replace("-", ", ").replace("_", " ")
-    plot = Plot(
-        f"curve-{key}",
-        f"{what} by {label}",
-        f"{ends}.",
-        Axis(label, first, last, figures.tick),
-        Axis(unit, low, high, write),
-        width=PANEL,
-        height=HEIGHT,
-    )
-    for index, line in enumerate(lines):
-        plot.line(line, index)
-    return plot.svg()
-
-
 def _updates(history: History, stage: str) -> list[Chart]:
     updates = history.of("update", stage)
-    gold = _points(updates, "step", "gold")
-    curves = [_points(updates, "step", "reward"), *([gold] if gold else [])]
+    gold = points(updates, "step", "gold")
+    curves = [points(updates, "step", "reward"), *([gold] if gold else [])]
     drawn: list[tuple[Child, Markup | None]] = [
-        (term("reward"), _curve(f"{stage}-reward", "share", "update", curves, names=REWARDS[: len(curves)]))
+        (term("reward"), curve(f"{stage}-reward", "share", "update", curves, names=REWARDS[: len(curves)]))
     ]
     for key, unit, words in (
-        ("length", "tokens", "Length of an answer"),
         ("entropy", "nats", term("entropy")),
         ("tool_share", "share", term("tool_share")),
         ("groups_skipped", "groups", join(term("group", "Groups"), " without a signal")),
     ):
-        drawn.append((words, _curve(f"{stage}-{key}", unit, "update", [_points(updates, "step", key)])))
+        drawn.append((words, curve(f"{stage}-{key}", unit, "update", [points(updates, "step", key)])))
     return [(heading, chart) for heading, chart in drawn if chart is not None]
 
 
