@@ -40,6 +40,9 @@ class Terminal:
         self.pid, self.screen = pty.fork()
         if self.pid == 0:  # the child, whose standard streams are the terminal
             os.environ["COLUMNS"] = "100"
+            signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            )  # as a person's shell has it, whatever runs these tests
             os.execv(sys.executable, [sys.executable, "-m", "kweek", *words])
         self.seen = ""
 
