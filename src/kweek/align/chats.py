@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -53,18 +53,18 @@ class Example:
 
 
 @dataclass(frozen=True)
-class ChatData:
-    """Chats ready for training.
+class Divided(Generic[Made]):
+    """What a file gave, ready for training.
 
     Attributes:
-        train, validation: examples of either side.
+        train, validation: either side, divided by what is asked.
         audit: where the loss lies.
         report: what was read, changed and left out.
         num_near: training rows left out because validation asks nearly the same.
     """
 
-    train: list[Example]
-    validation: list[Example]
+    train: list[Made]
+    validation: list[Made]
     audit: MaskAudit
     report: Report
     num_near: int
@@ -191,7 +191,7 @@ def load_chats(
     validation: Path | None = None,
     share: float = VALIDATION_SHARE,
     over_long: OverLong = "skip",
-) -> ChatData:
+) -> Divided[Example]:
     """Read, encode, audit and divide the chats of a file or folder.
 
     Args:
@@ -235,7 +235,7 @@ def load_chats(
                 where=report.source,
                 fix="name another validation file",
             )
-    return ChatData(train, kept_out, check.audit(), report, near)
+    return Divided(train, kept_out, check.audit(), report, near)
 
 
 def answers(tokenizer: Tokenizer, row: Preference | Judgement) -> list[Chat]:

@@ -6,11 +6,10 @@ Rows come from `kweek.data.chats_reading`, in any of its formats. What cannot be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from kweek.align.chats import TOO_LONG, answers, usable
+from kweek.align.chats import TOO_LONG, Divided, Made, answers, usable
 from kweek.align.kto import Judged
 from kweek.align.pairs import Pair
 from kweek.data.chats import Judgement, Preference, question
@@ -18,28 +17,8 @@ from kweek.data.chats_reading import read_chats, require
 from kweek.data.chats_report import BadRow, Report
 from kweek.data.prompts import VALIDATION_SHARE, divide
 from kweek.tokenize.chat import Chat
-from kweek.tokenize.masks import MaskAudit, MaskCheck
+from kweek.tokenize.masks import MaskCheck
 from kweek.tokenize.tokenizer import Tokenizer
-
-Made = TypeVar("Made")
-
-
-@dataclass(frozen=True)
-class Feedback(Generic[Made]):
-    """Judgements ready for training.
-
-    Attributes:
-        train, validation: either side, divided by what is asked.
-        audit: where the answers lie.
-        report: what was read, changed and left out.
-        num_near: training rows left out because validation asks nearly the same.
-    """
-
-    train: list[Made]
-    validation: list[Made]
-    audit: MaskAudit
-    report: Report
-    num_near: int
 
 
 def load_pairs(
@@ -50,7 +29,7 @@ def load_pairs(
     format: str | None = None,
     split: str | None = None,
     share: float = VALIDATION_SHARE,
-) -> Feedback[Pair]:
+) -> Divided[Pair]:
     """Preferred pairs of a file or folder.
 
     Args:
@@ -80,7 +59,7 @@ def load_judged(
     format: str | None = None,
     split: str | None = None,
     share: float = VALIDATION_SHARE,
-) -> Feedback[Judged]:
+) -> Divided[Judged]:
     """Answers found good or bad, of a file or folder; of a pair the chosen one is good and the other one bad.
 
     They count alike: weights of rows are for pairs. Arguments and errors as for `load_pairs`.
@@ -114,7 +93,7 @@ def _divided(
     make: Callable[[Any, list[Chat]], list[Made]],
     report: Report,
     share: float,
-) -> Feedback[Made]:
+) -> Divided[Made]:
     """Both sides of what rows become; the check looks at every sequence. Raises as `load_pairs`."""
     tokenizer.template  # noqa: B018 - a missing one is no fault of a row
     check = MaskCheck(tokenizer)
@@ -124,7 +103,7 @@ def _divided(
             check.add(side, row.origin)
         made += [(question(row), row.origin, one) for one in make(row, sides)]
     parts = divide([asked for asked, _, _ in made], share)
-    return Feedback(
+    return Divided(
         [made[i][2] for i in parts.train],
         [made[i][2] for i in parts.validation],
         check.audit(),

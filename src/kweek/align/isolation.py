@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from kweek.align.isolation_worker import Function, serve
+from kweek.compute.child import start_module
 from kweek.errors import ConfigError
 
 SECONDS = 2.0  # a hundred times what a verifier takes, on a busy core too
@@ -95,18 +96,7 @@ class _Worker:
         return _fork(adaptor(function) if adaptor else function, self._limits)
 
     def _spawn(self, order: dict[str, Any]) -> tuple[int, IO[bytes], IO[bytes]]:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "PYTHONSAFEPATH": "1",
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "kweek.align.isolation_worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env=environment, start_new_session=True,
-        )  # fmt: skip
+        self._process = start_module("kweek.align.isolation_worker")
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(OSError):  # it died at once; asking it will show
             self._process.stdin.write(json.dumps(order).encode() + b"\n")

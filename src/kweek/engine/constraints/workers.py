@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
-import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kweek.compute.child import start_module
 from kweek.engine.constraints.frames import read_frame, write_frame
 from kweek.engine.constraints.limits import GrammarError, Limits
 
@@ -28,20 +27,7 @@ class _Worker:
     """One process, with the vocabulary in it."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        # The parent's modules and nothing of the user's folder; one thread, as everywhere.
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "PYTHONSAFEPATH": "1",
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "RAYON_NUM_THREADS": "1",
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "kweek.engine.constraints.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env=environment, start_new_session=True,
-        )  # fmt: skip
+        self.process = start_module("kweek.engine.constraints.worker")
         lengths = np.array([len(piece) for piece in vocabulary.tokens], dtype=np.int32)
         head = {
             "eos": sorted(vocabulary.eos_ids),
