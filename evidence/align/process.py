@@ -1,13 +1,15 @@
 """The process reward model: how often the first wrong step of a held-out chain is found, and how often a healthy
 chain is left alone.
 
-The network is the model `base` of the recipe `laptop` (a finished run folder may be given as KWEEK_RUN), which has read
-such stories with right solutions. With a head of one logit it learns to judge the steps of solutions of which three in
-four have an error (`chains`). Held out are chains of questions that no training saw, by the hash of their text.
+The network is SmolLM2-135M-Instruct, which can read and calculate a little: as elsewhere, who judges a solution is at
+least as able as who writes it. Under an adapter and with a head of one logit it learns to judge the steps of solutions
+of which three in four have an error (`chains`). Held out are chains of questions that no training saw, by the hash of
+their text.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,44 +18,50 @@ import chains
 import numpy as np
 import torch
 from chains import KINDS, LEVELS, Told
-from harness import evidence, kept, taught
+from harness import evidence, kept, smollm
 
 from kweek.align.process import StepCorrectness, chain_segments, first_wrong, step_probabilities
+from kweek.compute.hardware import measure_peak
 from kweek.data.batches import Batch, collate, pack
+from kweek.model.adapter import AdapterConfig, attach, merge
 from kweek.model.scorer import Scorer, scorer_from
 from kweek.recipe.materials import load
+from kweek.recipe.precision import fast_dtype
 from kweek.stats.intervals import Interval, wilson
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.schedule import WarmupStableDecay
 from kweek.train.trainer import Trainer, fit
 
-UPDATES = 500
-RATES = LearningRates(1e-3, 3e-3, 1e-3, 1e-3)  # those of supervised chats
-TOKENS = 640  # of an update: many small ones, as for all small networks here
+UPDATES = 400
+RATE = 1e-3  # of the adapter and the head, as of a specialist
+CHAINS = 8  # of an update: many small ones, since their number decides
 ROW = 192
 SHARE_FAULTY = 0.75
 REQUIRED = 0.8
 
 
 def batches(words: Tokenizer, key: str) -> Iterator[Batch]:
-    """Updates on fresh chains of about `TOKENS` tokens; a chain is never seen twice."""
-    number = 0
-    while True:
-        found: list[Told] = []
-        while sum(len(told.chain.token_ids) for told in found) < TOKENS:
-            found.append(chains.told(words, key, number, "train", SHARE_FAULTY))
-            number += 1
-        yield collate(pack(chain_segments([told.chain for told in found]), ROW))
+    """Updates on fresh chains; one is never seen twice."""
+    for first in itertools.count(0, CHAINS):
+        found = [chains.told(words, key, first + i, "train", SHARE_FAULTY).chain for i in range(CHAINS)]
+        yield collate(pack(chain_segments(found), ROW))
 
 
 def trained(base: Path, seed: int, updates: int) -> tuple[Scorer, float]:
     """A process reward model and the FLOP of its training."""
     network, words = load(base)
     scorer = scorer_from(network, per_token=True)
-    trainer = Trainer(scorer, SplitOptimiser(scorer, RATES), objective=StepCorrectness())
-    schedule = WarmupStableDecay(updates, decay=1.0)
-    return scorer, fit(trainer, lambda _: batches(words, f"judge/{seed}"), updates, schedule).flop
+    attach(scorer, AdapterConfig(), torch.Generator().manual_seed(seed))
+    scorer.score.requires_grad_()
+    optimiser = SplitOptimiser(scorer, LearningRates(RATE, RATE, RATE, RATE), weight_decay=0.0)
+    trainer = Trainer(
+        scorer, optimiser, objective=StepCorrectness(), compute_dtype=fast_dtype(measure_peak(1))
+    )
+    schedule = WarmupStableDecay(updates, 0.05, 0.7)
+    flop = fit(trainer, lambda _: batches(words, f"judge/{seed}"), updates, schedule).flop
+    merge(scorer)
+    return scorer, flop
 
 
 def rates(scorer: Scorer, held_out: Sequence[Told]) -> dict[str, Interval]:
@@ -83,7 +91,7 @@ def guessed(held_out: Sequence[Told]) -> float:
 def run(quick: bool) -> dict[str, Any]:
     """Three seeds; when quick, one of a few seconds, which shows that it runs and no more."""
     torch.set_num_threads(1)
-    base = taught("base")
+    base = smollm()
     seeds = [0] if quick else [0, 1, 2]
     held_out = chains.many(load(base)[1], "held out", 200 if quick else 1000, "test", SHARE_FAULTY)
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import ROOT, evidence, kweek, records
+from harness import ROOT, evidence, records, smollm
 
 from kweek.align.domain import Domain, Exercise, load_domain
 from kweek.align.domain_reading import of_story
@@ -52,14 +52,6 @@ ROOM = 256  # tokens for an untrained model to think
 SHOTS = 4
 BLIMP = ("anaphor_gender_agreement", "determiner_noun_agreement_1", "irregular_past_participle_verbs",
          "regular_plural_subject_verb_agreement_1", "wh_questions_object_gap", "npi_present_1")  # fmt: skip
-
-
-def smollm() -> Path:
-    """The checkpoint folder, fetched from the package index unless it is there."""
-    folder = ROOT / "runs" / "models" / "smollm2-135m"
-    if not folder.is_dir():
-        kweek("get", "smollm2-135m", "--out", str(folder), "--json")
-    return folder
 
 
 def specialised(name: str, *settings: str) -> Path:
