@@ -14,7 +14,8 @@ from kweek.errors import KweekError
 from kweek.protocols import Constraint, Message, Request, TokenInterceptor
 from kweek.serve.bodies import SamplingBody
 from kweek.serve.refusal import Refusal
-from kweek.serve.tool_calls import FORM, OPENING
+from kweek.serve.tool_calls import FORM
+from kweek.system.tools.calls import OPENING
 from kweek.tokenize.chat import encode_prompt
 from kweek.tokenize.tokenizer import Tokenizer
 

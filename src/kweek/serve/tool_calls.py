@@ -13,8 +13,8 @@ from typing import Any
 
 from kweek.engine.constraints import ToolForm
 from kweek.serve.refusal import Refusal
+from kweek.system.tools.calls import CLOSING, OPENING
 
-OPENING, CLOSING = "<tool_call>", "</tool_call>"
 FORM = ToolForm(prefix=f"{OPENING}\n", suffix=f"\n{CLOSING}")
 
 
