@@ -20,7 +20,7 @@ from urllib.parse import quote, urljoin
 from kweek.errors import ConfigError, KweekError
 from kweek.system.tools.addresses import Forbidden, Guard, Target
 
-AGENT = "kweek (https://pypi.org/project/kweek)"
+AGENT = "kweek"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PIECE = 1 << 16
 _SAFE = "%/?:@!$&'()*+,;=-._~#[]"  # what a path and a query may hold as it is (RFC 3986)
