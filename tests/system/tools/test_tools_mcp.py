@@ -15,7 +15,7 @@ from kweek.system.tools.mcp_pins import Offer, Pins
 
 pytest.importorskip("mcp")
 HERE = Path(__file__).parent
-ALL = dict.fromkeys(("read", "write", "net", "exec"), "allow")
+ALL = {"read": "allow", "write": "allow", "exec": "allow", "net": "unguarded"}
 
 
 @pytest.fixture
@@ -32,7 +32,11 @@ def pins(tmp_path):
 
 def stranger(says, pins, **more):
     return McpServer(
-        [sys.executable, str(HERE / "stranger_server.py"), str(says)], name="them", pins=pins, seconds=120, **more
+        [sys.executable, str(HERE / "stranger_server.py"), str(says)],
+        name="them",
+        pins=pins,
+        seconds=120,
+        **more,
     )
 
 
