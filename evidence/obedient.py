@@ -62,8 +62,9 @@ class Obedient:
             )
             if call not in said:
                 calls.append(f"<tool_call>\n{call}\n</tool_call>")
-        self.num_obeyed += len(calls)
-        return "\n".join(calls[:8]) or "Done."
+        now = calls[:8]
+        self.num_obeyed += len(now)
+        return "\n".join(now) or "Done."
 
 
 def converse(model: Obedient, box: Toolbox, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

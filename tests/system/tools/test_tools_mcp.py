@@ -1,6 +1,7 @@
 """MCP both ways, with real servers in processes of their own."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def pins(tmp_path):
 
 def stranger(says, pins, **more):
     return McpServer(
-        [sys.executable, str(HERE / "stranger_server.py"), str(says)], name="them", pins=pins, **more
+        [sys.executable, str(HERE / "stranger_server.py"), str(says)], name="them", pins=pins, seconds=120, **more
     )
 
 
@@ -64,15 +65,14 @@ def test_nothing_is_used_before_it_is_accepted_or_after_it_has_changed(says, pin
 def test_a_server_that_hangs_or_is_none(says, pins):
     with stranger(says, pins) as server:
         pins.accept("them", server.offered())
-        server._seconds = 0.5
         hang = next(tool for tool in server.tools() if tool.name == "them__hang")
+        server._seconds = 0.5
         with pytest.raises(McpError, match=r"within 0\.5 s"):
             hang({"what": "x"})
-        server._seconds = 30.0
     with pytest.raises(McpError):
-        McpServer([sys.executable, "-c", "print('no protocol')"], name="a", pins=pins, seconds=5).__enter__()
+        McpServer([sys.executable, "-c", "print('no protocol')"], name="a", pins=pins).__enter__()
     with pytest.raises(McpError):
-        McpServer(["/no/such/command"], name="a", pins=pins, seconds=5).__enter__()
+        McpServer(["/no/such/command"], name="a", pins=pins).__enter__()
     with pytest.raises(ConfigError):
         McpServer(["x"], name="a__b", pins=pins)
 
@@ -97,7 +97,8 @@ def test_pins(pins, tmp_path):
 def test_kweek_serves_its_tools(tmp_path, pins):
     words = [sys.executable, "-m", "kweek", "mcp", "serve", "--workspace", str(tmp_path), "--read-only"]
     (tmp_path / "a.txt").write_text("hello")
-    with McpServer(words, name="kweek", pins=pins) as server:
+    path = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    with McpServer(words, name="kweek", pins=pins, environment=path) as server:
         pins.accept("kweek", server.offered())
         box = Toolbox(server.tools(), ALL)
         assert set(box.tools) == {"kweek__calculator", "kweek__list_documents", "kweek__read_document"}

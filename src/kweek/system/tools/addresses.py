@@ -91,6 +91,7 @@ class Guard:
         """Whether a name is on the list; `default` is the port that needs not be named."""
         for entry in self.allow:
             name, _, named = entry.lower().rpartition(":") if _has_port(entry) else (entry.lower(), "", "")
+            name = name.strip("[]")  # as IPv6 addresses stand before a port
             fits = named == "*" or port == (int(named) if named else default)
             under = name.startswith("*.") and host.endswith(name[1:])
             if fits and (name in ("*", host) or under):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _MAX_TOOLS = 200  # of one server, in all its pages
 _MAX_PAGES = 20
+_START_SECONDS = 120.0  # a server that is started loads what it needs, on a busy machine too
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_DESCRIPTION = 4_000  # characters; longer ones are no descriptions
 _Result = TypeVar("_Result")
@@ -76,10 +77,10 @@ class McpServer:
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"mcp {self.name}")
         self._thread.start()
         try:
-            self._client = self._ready.result(self._seconds)
+            self._client = self._ready.result(_START_SECONDS)
         except TimeoutError:
             self._end()
-            raise McpError(f"no answer within {self._seconds:g} s", where=self.name) from None
+            raise McpError(f"no answer within {_START_SECONDS:g} s", where=self.name) from None
         except Exception as error:
             self._end()
             raise McpError(f"it cannot be reached ({_said(error)})", where=self.name) from None

@@ -13,6 +13,7 @@ from kweek.system.tools.browser.chromium import BrowserError, Chromium
 from kweek.system.tools.browser.proxy import proxying
 from kweek.system.tools.browser.tree import Tree, tree_of
 
+_START_SECONDS = 60.0  # until the process answers, on a busy machine too
 _LOAD_SECONDS = 15.0  # until a page is read as far as it has come
 _SETTLE_SECONDS = 0.15  # after a click, until what it sets off has begun
 
@@ -39,7 +40,7 @@ class Browser:
             self.proxy = stack.enter_context(proxying(self.guard))
             self._chromium = Chromium(self.proxy.port, self._program)
             stack.callback(self._chromium.close)
-            self._chromium.ask("Browser.setDownloadBehavior", behavior="deny")
+            self._chromium.ask("Browser.setDownloadBehavior", seconds=_START_SECONDS, behavior="deny")
             self._stack = stack.pop_all()
         return self
 

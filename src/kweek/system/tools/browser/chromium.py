@@ -22,9 +22,11 @@ from kweek.errors import KweekError
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _SECONDS = 20.0  # for one answer of the browser; a page that computes all the time does not get more
 _NOBODY = 65534
-#: Puts two descriptors where Chromium expects them, through numbers that neither of them has, and becomes it.
+#: Becomes a user that nobody is where root started it, puts two descriptors where Chromium expects them, through numbers
+#: that neither of them has, and becomes Chromium.
 _LAUNCH = (
     "import fcntl, os, sys\n"
+    f"os.geteuid() or (os.setgroups([]), os.setgid({_NOBODY}), os.setuid({_NOBODY}))\n"
     "high = [fcntl.fcntl(int(word), fcntl.F_DUPFD, 64) for word in sys.argv[1:3]]\n"
     "[os.dup2(source, target) for source, target in zip(high, (3, 4))]\n"
     "[os.close(source) for source in high]\n"
@@ -33,8 +35,8 @@ _LAUNCH = (
 _FLAGS = (
     "--headless=new", "--remote-debugging-pipe", "--no-first-run", "--no-default-browser-check", "--mute-audio",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
-    "--disable-domain-reliability", "--disable-breakpad", "--disable-quic", "--disable-gpu",
-    "--deny-permission-prompts", "--disable-features=Translate,OptimizationHints,MediaRouter,AsyncDns",
+    "--disable-domain-reliability", "--disable-breakpad", "--disable-client-side-phishing-detection", "--disable-quic", "--disable-gpu",
+    "--deny-permission-prompts", "--disable-features=Translate,OptimizationHints,MediaRouter,AsyncDns,AutofillServerCommunication",
     "--force-webrtc-ip-handling-policy=disable_non_proxied_udp", "--window-size=1280,800", "--password-store=basic",
     "--disable-dev-shm-usage",
 )  # fmt: skip
@@ -79,8 +81,7 @@ class Chromium:
         threading.Thread(target=self._listen, daemon=True, name="browser").start()
 
     def _start(self, program: str, port: int, commands: int, answers: int) -> subprocess.Popen[bytes]:
-        as_root = os.geteuid() == 0
-        if as_root:
+        if os.geteuid() == 0:
             os.chown(self._folder, _NOBODY, _NOBODY)
         words = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(commands), str(answers), program, *_FLAGS]
         words += [f"--user-data-dir={self._folder}", f"--proxy-server=http://127.0.0.1:{port}"]
@@ -98,9 +99,6 @@ class Chromium:
             env=environment,
             cwd=self._folder,
             start_new_session=True,
-            user=_NOBODY if as_root else None,
-            group=_NOBODY if as_root else None,
-            extra_groups=[] if as_root else None,
         )
 
     def ask(

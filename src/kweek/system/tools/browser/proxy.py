@@ -16,6 +16,15 @@ from collections.abc import Iterator
 
 from kweek.system.tools.addresses import Forbidden, Guard, Target
 
+#: What Chromium asks for by itself, whatever flags it is given; reached only where the list names them.
+_ITS_OWN = frozenset(
+    f"{name}.{domain}"
+    for domain, names in {
+        "google.com": ("accounts", "android.clients", "clients2", "clients4", "redirector.gvt1"),
+        "googleapis.com": ("content-autofill", "optimizationguide-pa", "safebrowsing", "update"),
+    }.items()
+    for name in names
+)
 _MAX_HEAD = 1 << 16  # bytes of a request up to its body; browsers send some thousand
 _SECONDS = 30.0  # without a byte
 _MAX_BYTES = 64 << 20  # of one answer: a long film is nothing that a model reads
@@ -86,7 +95,10 @@ class _Request(socketserver.BaseRequestHandler):
 
     def _target(self, url: str) -> Target | None:
         try:
-            return self.server.guard.target(url)
+            target = self.server.guard.target(url)
+            if target.host in _ITS_OWN and target.host not in self.server.guard.allow:
+                raise Forbidden("the browser asks for this by itself", where=target.host)
+            return target
         except Forbidden as error:
             self.server.refused.append(str(error))
             self._say(b"403 Forbidden")

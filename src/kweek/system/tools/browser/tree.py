@@ -44,7 +44,7 @@ def tree_of(nodes: Sequence[Mapping[str, Any]]) -> Tree:
         line = "" if node.get("ignored") else _line(node, above, numbers)
         if line:
             lines.append("  " * depth + line)
-        name = _text(node, "name") if line else above
+        name = (_text(node, "value") or _text(node, "name")) if line else above
         inner = [(str(child), depth + bool(line), name) for child in node.get("childIds", ())]
         stack.extend(reversed(inner))
     return Tree("\n".join(lines), numbers)
