@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kweek.align.isolation import Failure, Isolated
+from kweek.compute.isolation import Failure, Isolated
 from kweek.protocols import Message
 from kweek.system.arithmetic import Unreadable, evaluate, written
 
