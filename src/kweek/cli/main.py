@@ -29,6 +29,8 @@ from kweek.cli import (
     sandbox,
     serve,
     shrink,
+    stop,
+    traces,
 )  # fmt: skip
 from kweek.errors import Interrupted, KweekError, is_out_of_memory
 
@@ -63,6 +65,7 @@ def _options(
 
 for _verb in (
     run, plan, chat, serve, get, data, label, model, export, flops, prune, quantize, recipe, sandbox, shrink,
+    stop, traces,
 ):  # fmt: skip
     _verb.register(app)
 
