@@ -20,6 +20,7 @@ from kweek.cli import (
     flops,
     get,
     label,
+    mcp,
     model,
     plan,
     prune,
@@ -64,7 +65,7 @@ def _options(
 
 
 for _verb in (
-    run, plan, chat, serve, get, data, label, model, export, flops, prune, quantize, recipe, sandbox, shrink,
+    run, plan, chat, serve, get, data, label, mcp, model, export, flops, prune, quantize, recipe, sandbox, shrink,
     stop, traces,
 ):  # fmt: skip
     _verb.register(app)

@@ -11,11 +11,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kweek.engine.constraints import ToolForm
 from kweek.serve.refusal import Refusal
 from kweek.system.tools.calls import CLOSING, OPENING
-
-FORM = ToolForm(prefix=f"{OPENING}\n", suffix=f"\n{CLOSING}")
 
 
 class ToolCalls:

@@ -26,17 +26,16 @@ class Runner:
     """Runs calls. A thread cannot be ended from outside, so a call that hangs is left behind, and counted.
 
     Args:
-        seconds: for one call.
-        result_chars: of its content.
+        result_chars: of the content of one result.
     """
 
-    def __init__(self, seconds: float, result_chars: int) -> None:
-        self._seconds, self._result_chars = seconds, result_chars
+    def __init__(self, result_chars: int) -> None:
+        self._result_chars = result_chars
         self._hanging: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def run(self, tool: Tool, arguments: Mapping[str, Any]) -> ToolResult:
-        """The result of a call, which never raises."""
+    def run(self, tool: Tool, arguments: Mapping[str, Any], seconds: float) -> ToolResult:
+        """The result of a call, within some seconds; never raises."""
         with self._lock:
             if self._hanging[tool.name] >= _MAX_HANGING:
                 return ToolResult.failed(f"{tool.name} hangs: {_MAX_HANGING} earlier calls have not ended")
@@ -45,14 +44,14 @@ class Runner:
             target=self._work, args=(tool, arguments, outcome), name=f"tool {tool.name}", daemon=True
         )
         thread.start()
-        thread.join(self._seconds)
+        thread.join(seconds)
         with self._lock:
             if outcome.result is not None:
                 return outcome.result
             outcome.left_behind = True
             self._hanging[tool.name] += 1
         may = "; what it does may still happen" if {"write", "net", "exec"} & tool.effects else ""
-        return ToolResult.failed(f"{tool.name} gave no answer within {self._seconds:g} s{may}")
+        return ToolResult.failed(f"{tool.name} gave no answer within {seconds:g} s{may}")
 
     def _work(self, tool: Tool, arguments: Mapping[str, Any], outcome: _Outcome) -> None:
         started, trusted = time.thread_time(), not tool.effects

@@ -188,9 +188,13 @@ class _Checker:
                 yield from self.check(value, inner, where, depth + 1)
 
     def _any(self, value: Any, options: list[Any], where: str, depth: int) -> Iterator[str]:
-        tried = [next(self.check(value, inner, where, depth + 1), None) for inner in options]
-        if None not in tried:
-            yield tried[0] if len(tried) == 1 else f"{_at(where)}{_shown(value)} is none of the forms allowed"
+        first = ""
+        for inner in options:
+            fault = next(self.check(value, inner, where, depth + 1), None)
+            if fault is None:
+                return
+            first = fault
+        yield first if len(options) == 1 else f"{_at(where)}{_shown(value)} is none of the forms allowed"
 
     def _target(self, reference: str) -> Any:
         if not reference.startswith("#"):

@@ -52,7 +52,8 @@ class Tool(Protocol):
     """Something that a model may call.
 
     A call may raise anything; `Toolbox` makes an error of it that the model sees. `parameters` is a JSON Schema of an
-    object. `effects` is everything that a call may do, whatever its arguments.
+    object. `effects` is everything that a call may do, whatever its arguments. A tool whose description is a stranger's
+    has the attribute `described_by_stranger`, which is true: its words are in the conversation from the beginning.
     """
 
     @property

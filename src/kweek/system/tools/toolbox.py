@@ -9,10 +9,12 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from kweek.engine.constraints import Grammar, Vocabulary
 from kweek.errors import ConfigError
+from kweek.system.tools.calling import TextWithCalls, call_grammar
 from kweek.system.tools.calls import Call
 from kweek.system.tools.effects import (
     Approve,
@@ -65,6 +67,7 @@ class Toolbox:
         grants: of each effect; one that is not named is denied.
         approve: asks a person; without it whatever would be asked is refused.
         limits: of each call.
+        private: whether the conversation itself holds what must not leave, like instructions that are a secret.
 
     Raises:
         ConfigError: two tools of one name; parameters that are no schema of an object; a grant that there is not.
@@ -76,6 +79,8 @@ class Toolbox:
         grants: Mapping[Effect, Grant] | None = None,
         approve: Approve | None = None,
         limits: CallLimits | None = None,
+        *,
+        private: bool = False,
     ) -> None:
         self.tools: dict[str, Tool] = {}
         for tool in tools:
@@ -86,15 +91,17 @@ class Toolbox:
             self.tools[tool.name] = tool
         self.grants = checked_grants(grants or {})
         self.limits = limits or CallLimits()
-        self.seen = Seen()
+        self.seen = Seen(private, any(getattr(tool, "described_by_stranger", False) for tool in tools))
+        self._private = private
         self._approve = approve
         self._settled: set[tuple[str, str]] = set()  # what a person said "always" to
         self._asking = threading.Lock()
-        self._runner = Runner(self.limits.seconds, self.limits.result_chars)
+        self._runner = Runner(self.limits.result_chars)
 
     def fresh(self) -> Toolbox:
         """The same tools for a conversation in which nothing has been read yet."""
-        box = Toolbox(list(self.tools.values()), self.grants, self._approve, self.limits)
+        tools = list(self.tools.values())
+        box = Toolbox(tools, self.grants, self._approve, self.limits, private=self._private)
         box._runner = self._runner
         return box
 
@@ -102,43 +109,55 @@ class Toolbox:
         """The tools that may be called at all, as OpenAI's API and chat templates describe them."""
         return [described(tool) for tool in self.tools.values() if not denied(tool.effects, self.grants)]
 
-    def call(self, name: str, arguments: Mapping[str, Any] | str) -> ToolResult:
+    def grammar(self, vocabulary: Vocabulary, *, required: bool = False) -> Grammar:
+        """What a model may write: text in which every call is valid; or one call, where one is required.
+
+        Raises:
+            GrammarError: nothing may be called, or a schema is beyond grammars.
+        """
+        tools = self.described()
+        return call_grammar(tools, vocabulary) if required else TextWithCalls(tools, vocabulary)
+
+    def call(self, name: str, arguments: Mapping[str, Any] | str, seconds: float | None = None) -> ToolResult:
         """Make one call.
 
         Args:
             name: of the tool.
             arguments: as an object, or as the JSON text that a model wrote.
+            seconds: that are left for it, where they are fewer than the limit.
         """
         read = self._arguments(arguments)
         call = Call("", name, wrong=read) if isinstance(read, str) else Call("", name, read)
-        return self.call_all([call])[0]
+        return self.call_all([call], seconds)[0]
 
-    def call_all(self, calls: Sequence[Call]) -> list[ToolResult]:
+    def call_all(self, calls: Sequence[Call], seconds: float | None = None) -> list[ToolResult]:
         """Make the calls of one message; results in their order.
 
         They are made at once, unless one of them writes: then one after the other, as they were written.
+
+        Args:
+            calls: as `calls_of` reads them.
+            seconds: that are left for each, where they are fewer than the limit.
         """
+        most = self.limits.seconds if seconds is None else min(seconds, self.limits.seconds)
         allowed, surplus = list(calls[: self.limits.num_calls]), len(calls) - self.limits.num_calls
         writes = any(
             "write" in tool.effects for call in allowed if (tool := self.tools.get(call.name)) is not None
         )
         if writes or len(allowed) < 2:
-            results = [self._call(call) for call in allowed]
+            results = [self._made(self._prepared(call), most) for call in allowed]
         else:
             # Whoever wrote them had read none of their results, so all are judged by what was there before.
             ready = [self._prepared(call) for call in allowed]
             with ThreadPoolExecutor(min(self.limits.num_parallel, len(ready))) as pool:
-                results = list(pool.map(self._made, ready))
+                results = list(pool.map(lambda one: self._made(one, most), ready))
         refusal = ToolResult.failed(f"not made: more than {self.limits.num_calls} calls in one message")
-        return results + [refusal] * max(0, surplus)
+        return [_whole(result) for result in results] + [refusal] * max(0, surplus)
 
     def remember(self, name: str, result: ToolResult) -> None:
         """Take a result of an earlier run into the conversation, as if it had been called now."""
         if (tool := self.tools.get(name)) is not None:
             self.seen.add(private="read" in tool.effects, untrusted=not result.trusted)
-
-    def _call(self, call: Call) -> ToolResult:
-        return self._made(self._prepared(call))
 
     def _prepared(self, call: Call) -> ToolResult | tuple[Tool, Mapping[str, Any]]:
         """A call that may be made, or why it may not."""
@@ -164,7 +183,7 @@ class Toolbox:
             size = len(text.encode())
             if size > self.limits.argument_bytes:
                 return f"the arguments have {size:,} bytes, more than {self.limits.argument_bytes:,}"
-            found = json.loads(text)
+            found = json.loads(text, parse_constant=_no_number)
         except RecursionError:
             return "the arguments nest too deep"
         except (ValueError, TypeError) as error:
@@ -184,10 +203,20 @@ class Toolbox:
                 self._settled.add((tool.name, why))
             return None if verdict in ("once", "always") else "the user refused this call"
 
-    def _made(self, ready: ToolResult | tuple[Tool, Mapping[str, Any]]) -> ToolResult:
+    def _made(self, ready: ToolResult | tuple[Tool, Mapping[str, Any]], seconds: float) -> ToolResult:
         if isinstance(ready, ToolResult):
             return ready
         tool, arguments = ready
-        result = self._runner.run(tool, arguments)
+        result = self._runner.run(tool, arguments, seconds)
         self.remember(tool.name, result)
         return result
+
+
+def _whole(result: ToolResult) -> ToolResult:
+    """A result whose texts can be written: halves of surrogate pairs are replaced."""
+    error = None if result.error is None else result.error.encode("utf-8", "replace").decode()
+    return replace(result, content=result.content.encode("utf-8", "replace").decode(), error=error)
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no number")
