@@ -21,6 +21,7 @@ from kweek.cli import (
     get,
     index,
     label,
+    mcp,
     model,
     plan,
     prune,
@@ -63,7 +64,7 @@ def _options(
 
 
 for _verb in (
-    run, plan, chat, serve, get, data, index, label, model, export, flops, prune, quantize, recipe, sandbox, shrink,
+    run, plan, chat, serve, get, data, index, label, mcp, model, export, flops, prune, quantize, recipe, sandbox, shrink,
 ):  # fmt: skip
     _verb.register(app)
 
