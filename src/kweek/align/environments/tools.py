@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kweek.align.isolation import Failure, Isolated
+from kweek.compute.isolation import Failure, Isolated
 from kweek.system.arithmetic import Unreadable, evaluate, written
 
 MAX_RESULT_CHARS = 2_000  # a longer result would fill the context of a small model
