@@ -66,8 +66,8 @@ def _options(
 
 
 for _verb in (
-    run, plan, chat, serve, get, data, index, label, mcp, model, export, flops, prune, quantize, recipe, sandbox,
-    shrink, stop, traces,
+    run, plan, chat, serve, get, data, index, label, mcp, model, export, flops, prune, quantize, recipe,
+    sandbox, shrink, stop, traces,
 ):  # fmt: skip
     _verb.register(app)
 

@@ -149,7 +149,9 @@ def test_the_proxy_alone(world):
         for bad in places:
             assert ask(proxy.port, f"{bad} HTTP/1.1\r\n\r\n".encode()).startswith(b"HTTP/1.1 403")
         proxy.guard = Guard(["*"], resolve=lambda name, port: ["8.8.8.8"])
-        assert ask(proxy.port, b"CONNECT accounts.google.com:443 HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 403")
+        assert ask(proxy.port, b"CONNECT accounts.google.com:443 HTTP/1.1\r\n\r\n").startswith(
+            b"HTTP/1.1 403"
+        )
         assert ask(proxy.port, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
         assert inside.seen == []
 

@@ -32,7 +32,11 @@ def pins(tmp_path):
 
 def stranger(says, pins, **more):
     return McpServer(
-        [sys.executable, str(HERE / "stranger_server.py"), str(says)], name="them", pins=pins, seconds=120, **more
+        [sys.executable, str(HERE / "stranger_server.py"), str(says)],
+        name="them",
+        pins=pins,
+        seconds=120,
+        **more,
     )
 
 
