@@ -215,8 +215,22 @@ def test_a_call_that_was_cut_off_is_not_made_again_and_the_scaffold_is_told(tmp_
         solved = declared.answer(TASK, trace=path)
         assert calls == (["second"] if again else [])
         assert bool(solved.unknown) is not again and bool(solved.answer.data["unknown"]) is not again
+        replayed = declared.replay(path)
+        assert replayed.answer == solved.answer and replayed.unknown == solved.unknown
         if not again:
             assert "not known" in solved.answer.text and "post" in solved.unknown[0]
+
+
+def test_a_call_that_the_budget_refused_was_not_begun(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    post, calls = counted({"write"})
+    scaffold = lambda context, task: Answer(context.call("post", {"text": "x"}).content)  # noqa: E731
+    tools = Toolbox([post], {"write": "allow"})
+    short = system(scaffold, [], tools=tools, limits=Limits(tool_cpu_seconds=0)).answer(TASK, trace=path)
+    assert not short.answer.finished and not calls
+    solved = system(scaffold, [], tools=tools).answer(TASK, trace=path)
+    assert solved.answer.text == "posted x" and calls == ["x"] and not solved.unknown
+    assert system(scaffold, [], tools=tools).replay(path).answer.text == "posted x" and calls == ["x"]
 
 
 def test_a_tool_that_fails_is_an_answer_and_one_that_is_not_there_too():
@@ -323,7 +337,10 @@ def test_a_system_of_a_tool_that_is_not_granted_is_refused():
     def outer(context, task):
         return Answer(str(context.call("poster", {"question": "?"}).error))
 
-    assert "does not grant the tool 'poster'" in system(outer, [], tools=Toolbox([inner])).answer(TASK).answer.text
+    assert (
+        "does not grant the tool 'poster'"
+        in system(outer, [], tools=Toolbox([inner])).answer(TASK).answer.text
+    )
     assert not calls
 
 

@@ -167,6 +167,18 @@ def test_a_run_without_a_supervisor_is_ended_with_what_is_below_it(tmp_path):
         pass
 
 
+def test_a_lock_that_names_somebody_else_ends_nobody(tmp_path):
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        (tmp_path / "lock").write_text(f"{bystander.pid}\n")
+        with pytest.raises(KweekError, match="nothing is running"):
+            stop(tmp_path)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
 def test_the_verb_stops_and_says_so(namespaces, tmp_path):
     run = start([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path)
     wait_until(lambda: len(descendants(run.pid)) >= 3)

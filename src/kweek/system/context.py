@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import asdict, replace
+from typing import Any
 
 from kweek.errors import Interrupted, KweekError
-from kweek.protocols import Constraint, Message, Score, ShouldStop, never
+from kweek.protocols import Constraint, Message, Score
 from kweek.store.files import encode_json
 from kweek.system.budget import Budget, BudgetExceeded, Limits
 from kweek.system.calling import HARMLESS, LEAST, Nested, as_data, from_data, unknown
 from kweek.system.cost import Cost, total
+from kweek.system.equipment import Equipment
 from kweek.system.memory.passage import Passage
 from kweek.system.roles import Ids, Judge, Role, find
 from kweek.system.samples import Asking, Sample, cost_of, fitted, sample_data, sample_from, taken
@@ -27,48 +28,9 @@ from kweek.system.tools.calls import Call
 from kweek.system.tools.effects import Effect
 from kweek.system.tools.tool import ToolResult
 from kweek.system.tools.toolbox import Toolbox
-from kweek.system.trace import ROOT, Event, Kind, Trace, TraceError
+from kweek.system.trace import ROOT, Event, Kind, TraceError
 
-#: Judges an answer to a task without knowing the right one, unless the task's data hold it.
-Check = Callable[[Task, str], Score]
 Scaffold = Callable[["Context", Task], Answer]
-
-
-class Searchable(Protocol):
-    """A memory, as far as a run sees it."""
-
-    def search(self, query: str, k: int = 10) -> Sequence[Passage]:
-        """The passages that answer a query best, best first."""
-        ...
-
-
-@dataclass
-class Equipment:
-    """What a run has: made by `System` for each of its answers.
-
-    Attributes:
-        roles: models by role.
-        toolbox: the tools, None for a system without any.
-        memory: is searched; None for a system without one.
-        checks: by name.
-        trace: of the run.
-        seed: of all sampling: that of the run, and the task, so that no two tasks share their luck.
-        replaying: nothing is done that is not in the trace.
-        should_stop: asked before every effect.
-        best: the best answer so far.
-        unknown: calls of tools of which an earlier life of the run does not know whether they were made.
-    """
-
-    roles: Mapping[str, Role | Judge]
-    toolbox: Toolbox | None
-    memory: Searchable | None
-    checks: Mapping[str, Check]
-    trace: Trace
-    seed: str = ""
-    replaying: bool = False
-    should_stop: ShouldStop = never
-    best: Answer | None = None
-    unknown: list[str] = field(default_factory=list)
 
 
 class Context:
@@ -230,15 +192,22 @@ class Context:
     def _made_before(self, id: str, call: Call) -> ToolResult | None:
         """The result of a call in an earlier life of the run; None where it is to be made now."""
         if (event := self._before(id, self._kind(call), call.name, _asked(call))) is not None:
+            if event.data.get("unknown"):
+                self._of.unknown.append(f"{call.name} ({id})")
             result = from_data(event.data)
             self.toolbox.remember(call.name, result)
             return result
-        if not self._of.trace.past(id) or self._effects(call) <= HARMLESS:
+        if not self._has_begun(id) or self._effects(call) <= HARMLESS:
             return None
         self._of.unknown.append(f"{call.name} ({id})")
         result = unknown(call.name)
-        self._write(id, self._kind(call), call.name, {"asked": _asked(call), **as_data(result)}, Cost())
+        said = {"asked": _asked(call), "gen_ai.tool.call.arguments": call.arguments, **as_data(result)}
+        self._write(id, self._kind(call), call.name, {**said, "unknown": True}, Cost())
         return result
+
+    def _has_begun(self, id: str) -> bool:
+        """Whether an earlier life of the run announced a call, and died before it could say what came of it."""
+        return any(event.phase == "begun" for event in self._of.trace.past(id))
 
     def _make(self, pending: Mapping[str, Call]) -> dict[str, ToolResult]:
         """Make calls, announced on the disk before."""
@@ -250,7 +219,7 @@ class Context:
                 "gen_ai.tool.call.arguments": call.arguments,
                 "effects": sorted(self._effects(call)),
             }
-            if not self._of.trace.past(id):
+            if not self._has_begun(id):
                 self._write(id, self._kind(call), call.name, data, Cost(), announced=True)
         started, costs = time.monotonic(), [Cost()]
         try:
@@ -333,7 +302,7 @@ class Context:
             equipment, trace=own.trace, seed=own.seed, replaying=own.replaying, should_stop=own.should_stop,
             unknown=own.unknown,
         )  # fmt: skip
-        return Context(shared, Budget(name, limits, self.budget), self.id)
+        return Context(shared, self.budget.scope(name, **vars(limits)), self.id)
 
     @property
     def best(self) -> Answer | None:
@@ -391,22 +360,25 @@ class Context:
             TraceError: it did something else here.
             BudgetExceeded: in a replay, that it did nothing for want of budget.
         """
+        where = f"{self._of.trace.path or 'trace'}, id {id}"
+        limit = None
         for event in self._of.trace.past(id):
             if event.kind == "limit":
-                if self._of.replaying:
-                    raise BudgetExceeded(event.data["what"], where=event.data["where"], fix=event.data["fix"])
+                limit = event
                 continue
             if (event.kind, event.name, event.data.get("asked")) != (kind, name, asked):
                 raise TraceError(
-                    f"here the run did {event.kind} {event.name} before, and now {kind} {name} or with other contents",
-                    where=f"{self._of.trace.path or 'trace'}, id {id}",
+                    f"here the run did {event.kind} {event.name} before, now {kind} {name} or with other contents",
+                    where=where,
                     fix="resume it with the system and settings that wrote it, or begin anew",
                 )
             if event.phase == "done":
                 self.budget.take_up(event.cost)
                 return event
+        if self._of.replaying and limit is not None:
+            raise BudgetExceeded(limit.data["what"], where=limit.data["where"], fix=limit.data["fix"])
         if self._of.replaying:
-            raise TraceError("the trace ends here", where=f"{self._of.trace.path or 'trace'}, id {id}")
+            raise TraceError("the trace ends here", where=where)
         return None
 
     def _within(self, id: str, reserve: Callable[[], Any]) -> Any:

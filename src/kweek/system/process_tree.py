@@ -40,6 +40,8 @@ def end_tree(process: int, deadline: float) -> None:
     """
     frozen: set[int] = set()
     while fresh := {process, *descendants(process)} - frozen:
+        if time.monotonic() > deadline:
+            break  # what is frozen can at least be killed
         for number in fresh:
             _signal(number, signal.SIGSTOP)
         frozen |= fresh

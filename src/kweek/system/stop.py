@@ -54,8 +54,7 @@ def start(
     Raises:
         KweekError: this is no Linux.
     """
-    if sys.platform != "linux":
-        raise KweekError("runs can be supervised under Linux alone", fix="start it without a supervisor")
+    _require_linux()
     source = str(Path(kweek.__file__).parents[1])
     supervisor = [sys.executable, "-I", "-S", "-c", _START, source, MARK, token(run), "--", *words]
     return subprocess.Popen(supervisor, env=None if environment is None else dict(environment))  # noqa: S603
@@ -78,6 +77,7 @@ def stop(run: Path) -> Stopped:
     Raises:
         KweekError: nothing runs there, or something has not ended within two seconds.
     """
+    _require_linux()
     started = time.monotonic()
     found = supervisors(run)
     if found:
@@ -85,7 +85,7 @@ def stop(run: Path) -> Stopped:
             _end(process, started + SECONDS)
         return Stopped(True, time.monotonic() - started)
     holder = lock.holder(run / "lock")
-    if holder is None or not _is_locked(run / "lock"):
+    if holder is None or not _has_open(holder, run / "lock"):
         raise KweekError(
             "nothing is running there", where=str(run), fix="give the folder of a run that is going on"
         )
@@ -133,6 +133,11 @@ def _end(supervisor: int, deadline: float) -> None:
             os.close(handle)
 
 
+def _require_linux() -> None:
+    if sys.platform != "linux":
+        raise KweekError("processes are supervised and found under Linux alone", fix="end the run by hand")
+
+
 def _namespace(process: str) -> str:
     return str(Path(f"/proc/{process}/ns/pid").readlink())
 
@@ -141,12 +146,11 @@ def _is_child_of(process: int, others: list[int]) -> bool:
     return any(process in children(other) for other in others if other != process)
 
 
-def _is_locked(path: Path) -> bool:
-    """Whether somebody holds a lock, rather than having died with it."""
-    if not path.exists():
-        return False
-    descriptor = lock.acquire(path, wait=False)
-    if descriptor is None:
-        return True
-    lock.release(path, descriptor)
-    return False
+def _has_open(process: int, path: Path) -> bool:
+    """Whether a process has a file open: whatever a lock's text says, only its holder has."""
+    found = False
+    with suppress(OSError):  # no such process, or not ours
+        for entry in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                found |= entry.samefile(path)
+    return found

@@ -92,6 +92,9 @@ def _first(words: list[str]) -> None:
     if run == 0:
         os.setsid()
         prctl(PR_SET_DUMPABLE, 1, what="owning one's own entries in /proc")
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # a shell has whatever it starts in the background ignore it
         try:
             os.execvp(words[0], words)  # noqa: S606 - there is no shell to start it with
         except OSError as error:

@@ -16,8 +16,9 @@ from kweek.errors import ConfigError, DataError
 from kweek.protocols import Completion, Request, ShouldStop, StopReason, never
 from kweek.system.budget import Budget, BudgetExceeded, Limits
 from kweek.system.chat_prompt import messages_of
-from kweek.system.context import Check, Context, Equipment, Scaffold, Searchable
+from kweek.system.context import Context, Scaffold
 from kweek.system.cost import Cost
+from kweek.system.equipment import Check, Equipment, Searchable
 from kweek.system.roles import Judge, Role, find
 from kweek.system.task import Answer, Task
 from kweek.system.tools.effects import Effect, denied
@@ -255,7 +256,7 @@ class System:
         past = log.past(id)
         if not past:
             log.add(Event(id, ROOT, "answer", self.name, data=data))
-        elif past[-1].data["text"] != answer.text:
+        elif (past[-1].data["text"], past[-1].data["finished"]) != (answer.text, answer.finished):
             if log.frozen:
                 raise TraceError("the replay comes to another answer", where=str(log.path))
             log.add(Event(id, ROOT, "answer", self.name, data=data))

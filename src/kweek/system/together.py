@@ -23,20 +23,44 @@ class Together:
     def __init__(self, model: SteppingModel) -> None:
         self._model, self._lock = model, threading.Lock()
         self._done: dict[int, Completion] = {}
+        self._unwanted: set[int] = set()
 
     def generate(
         self, requests: Sequence[Request], on_token: Callable[[int, int], None] | None = None
     ) -> list[Completion]:
         """See `LanguageModel`; tokens are told in the thread of whoever makes the step."""
-        with self._lock:
-            tickets = [
-                self._model.submit(request, _told(on_token, at)) for at, request in enumerate(requests)
-            ]
-        while True:
+        tickets: list[int] = []
+        try:
             with self._lock:
-                if all(ticket in self._done for ticket in tickets):
-                    return [self._done.pop(ticket) for ticket in tickets]
-                self._done.update(self._model.step())
+                for at, request in enumerate(requests):
+                    tickets.append(self._model.submit(request, _told(on_token, at)))
+            while not self._all_done(tickets):
+                pass
+        except BaseException:
+            self._let_go(tickets)
+            raise
+        with self._lock:
+            return [self._done.pop(ticket) for ticket in tickets]
+
+    def _all_done(self, tickets: Sequence[int]) -> bool:
+        """Whether these have ended; where not, one step is made."""
+        with self._lock:
+            if all(ticket in self._done for ticket in tickets):
+                return True
+            for ticket, completion in self._model.step():
+                if ticket in self._unwanted:
+                    self._unwanted.discard(ticket)
+                else:
+                    self._done[ticket] = completion
+            return False
+
+    def _let_go(self, tickets: Sequence[int]) -> None:
+        """End what nobody waits for any more."""
+        with self._lock:
+            for ticket in tickets:
+                if self._done.pop(ticket, None) is None:
+                    self._unwanted.add(ticket)
+                    self._model.cancel(ticket)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """See `LanguageModel`."""

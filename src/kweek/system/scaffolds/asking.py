@@ -58,6 +58,13 @@ class Way:
         return self.read or final
 
 
+def fits(context: Context, way: Way, messages: Sequence[Message]) -> bool:
+    """Whether a chat leaves room for an answer: what `way` allows for it, or half of the context."""
+    role = context.role(way.role)
+    new = min(way.max_new_tokens or role.max_new_tokens, role.max_positions // 2)
+    return len(role.encode(messages, way.think)) + new <= role.max_positions
+
+
 def with_instruction(messages: Sequence[Message], instruction: str) -> list[Message]:
     """A chat with something added to its last message."""
     if not instruction:

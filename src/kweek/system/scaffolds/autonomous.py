@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kweek.protocols import Constraint
+from kweek.protocols import Constraint, Message
 from kweek.system.context import Context
-from kweek.system.scaffolds.asking import Way, filled
+from kweek.system.scaffolds.asking import Way, filled, fits
 from kweek.system.task import Answer, Task
 from kweek.system.tools.calls import CLOSING, OPENING, Call, calls_of
 
@@ -68,13 +68,13 @@ class Agenda:
             return f"task {number} is done"
         return "error: the text is empty" if call.name in ("add_task", "note", "answer") else None
 
-    def shown(self, goal: str, tools: str) -> str:
-        """The whole of it as the model sees it."""
+    def shown(self, goal: str, tools: str, lately: int) -> str:
+        """The whole of it as the model sees it, with so many of the last results."""
         tasks = "\n".join(
             f"{n}. [{'x' if done else ' '}] {text}" for n, (text, done) in enumerate(self.tasks, start=1)
         )
         notes = "\n".join(f"- {note}" for note in self.notes)
-        done = "\n".join(self.done[-_SHOWN:])
+        done = "\n".join(self.done[max(0, len(self.done) - lately) :])
         return filled(
             ASK, goal=goal, tasks=tasks or "none yet", notes=notes or "none yet", done=done or "nothing yet",
             tools=tools,
@@ -107,7 +107,7 @@ def autonomous(
     way, agenda = way or Way(temperature=0.0), Agenda()
     tools = _tools(context)
     for step in range(max_steps):
-        prompt = [*task.messages[:-1], {"role": "user", "content": agenda.shown(task.question, tools)}]
+        prompt = _prompt(context, way, task, agenda, tools)
         sample = context.generate(
             way.role, prompt, max_new_tokens=way.max_new_tokens, temperature=way.temperature, think=way.think,
             grammar=grammar,
@@ -120,24 +120,37 @@ def autonomous(
             if call.name == "answer" and call.arguments.get("text"):
                 return Answer(str(call.arguments["text"]), data=agenda.report("answered", step + 1))
             agenda.failed += bool(call.wrong)
-            agenda.done.append(
-                f"{call.name}({json.dumps(dict(call.arguments), ensure_ascii=False)}): {_made(context, agenda, call)}"
-            )
+            arguments = json.dumps(dict(call.arguments), ensure_ascii=False)
+            agenda.done.append(f"{call.name}({arguments}): {_made(context, way, agenda, call)}")
         context.offer(Answer(_so_far(agenda), finished=False, data=agenda.report("budget", step + 1)))
         if len(agenda.done) >= CIRCLES and len(set(agenda.done[-CIRCLES:])) == 1:
             return Answer(_so_far(agenda), finished=False, data=agenda.report("going in circles", step + 1))
     return Answer(_so_far(agenda), finished=False, data=agenda.report("out of steps", max_steps))
 
 
-def _made(context: Context, agenda: Agenda, call: Call) -> str:
-    """What came of a call, in words."""
+def _prompt(context: Context, way: Way, task: Task, agenda: Agenda, tools: str) -> list[Message]:
+    """What the model sees, with as many of the last results as fit."""
+    messages: list[Message] = []
+    for lately in range(_SHOWN, -1, -1):
+        shown = agenda.shown(task.question, tools, lately)
+        messages = [*task.messages[:-1], {"role": "user", "content": shown}]
+        if fits(context, way, messages):
+            break
+    return messages
+
+
+def _made(context: Context, way: Way, agenda: Agenda, call: Call) -> str:
+    """What came of a call, in words; no more than about a quarter of the context."""
     said = agenda.own(call) if not call.wrong else None
     if said is not None:
         return said
     if not context.has_tools:
         return f"error: {call.wrong or 'there is no such tool'}"
     result = context.call_all([call])[0]
-    return f"error: {result.error}" if result.error else result.content
+    if result.error:
+        return f"error: {result.error}"
+    most = context.role(way.role).max_positions  # characters, of which a token has about four
+    return result.content if len(result.content) <= most else f"{result.content[:most]} … (cut)"
 
 
 def _tools(context: Context) -> str:

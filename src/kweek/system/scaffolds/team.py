@@ -11,8 +11,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kweek.protocols import Message
 from kweek.system.context import Context
-from kweek.system.scaffolds.asking import Way, filled
+from kweek.system.scaffolds.asking import Way, filled, fits
 from kweek.system.scaffolds.teamwork import Teamwork
 from kweek.system.scaffolds.votes import Poll
 from kweek.system.task import Answer, Task
@@ -70,7 +71,8 @@ def team(
     rooms = {member.name: context.branch(member.name) for member in members}
     holder, given = members[0], dict[str, str]()
     for turn in range(turns):
-        sample = way.ask(rooms[holder.name], _asked(task, members, holder, work), role=holder.role)[0]
+        prompt = _asked(context, way, task, members, holder, work)
+        sample = way.ask(rooms[holder.name], prompt, role=holder.role)[0]
         done, proposed = _FINAL.findall(sample.text), _ANSWER.findall(sample.text)
         named = [by_name.get(name.casefold()) for name in _TO.findall(sample.text)]
         answer = proposed[-1] if proposed else (way.reading(sample.text) if not named else None)
@@ -96,14 +98,21 @@ def team(
     return _vote(work, finished=True)
 
 
-def _asked(task: Task, members: Sequence[Member], holder: Member, work: Teamwork) -> list[dict[str, str]]:
+def _asked(
+    context: Context, way: Way, task: Task, members: Sequence[Member], holder: Member, work: Teamwork
+) -> list[Message]:
+    """What the holder of the work is asked: all that was said, without its beginning where that does not fit."""
     others = "; ".join(f"{one.name} ({one.duty})" for one in members if one is not holder) or "none"
-    talk = "\n\n".join(f"{one.sender} to {one.to}:\n{one.text}" for one in work.messages)
-    talk = f"So far:\n\n{talk}\n\n" if talk else ""
-    content = filled(
-        TURN, question=task.question, name=holder.name, duty=holder.duty, others=others, talk=talk
-    )
-    return [*(dict(one) for one in task.messages[:-1]), {"role": "user", "content": content}]
+    said = [f"{one.sender} to {one.to}:\n{one.text}" for one in work.messages]
+    while True:
+        talk = "So far:\n\n" + "\n\n".join(said) + "\n\n" if said else ""
+        content = filled(
+            TURN, question=task.question, name=holder.name, duty=holder.duty, others=others, talk=talk
+        )
+        messages: list[Message] = [*task.messages[:-1], {"role": "user", "content": content}]
+        if not said or fits(context, way, messages):
+            return messages
+        said = said[1:]
 
 
 def _next(members: Sequence[Member], holder: Member) -> Member:
