@@ -255,6 +255,15 @@ def test_a_damaged_index_of_words_is_made_anew_from_the_chunks(memory):
         assert again.check().sound
 
 
+def test_an_index_of_words_that_has_lost_its_head_is_made_anew(memory):
+    before = sources(memory, "bridge river")
+    memory.store.rows.execute("update words_data set block = x'00' where id = 10")
+    memory.close()
+    with Memory(memory.path) as again:
+        assert "holds 0 of" in again.check().faults[0]
+        assert sources(again, "bridge river") == before and again.check().sound
+
+
 def test_a_passage_that_is_not_what_was_stored_is_not_shown(memory):
     memory.store.rows.execute("update chunks set text = cast(replace(text, '1402', '1302') as blob)")
     with pytest.raises(StoreError, match="not what was stored"):

@@ -217,6 +217,9 @@ class Memory:
         except sqlite3.DatabaseError:
             self.store.reindex()  # the index is damaged; the chunks, which it is made from, may be sound
             rows = self.store.all(statement, (sought, k))
+        if not rows and self.store.num_chunks and not self.store.all("select 1 from vocabulary limit 1"):
+            self.store.reindex()  # it has lost its head, and looks empty
+            rows = self.store.all(statement, (sought, k))
         return [(chunk, -rank) for chunk, rank in rows]
 
     def _by_meaning(self, query: str, k: int) -> list[tuple[int, float]]:
