@@ -26,10 +26,12 @@ SEEDS = (0, 1, 2)
 BUDGET = "budget=7e13FLOP"  # what ten minutes are on two cores of the machine that the recipe was made on
 QUICK = (
     "budget=4e11FLOP", "stages.corpus.mix_bytes=1500000", "stages.scale.width=64", "stages.sft.demonstrations=192",
-    "stages.pairs.prompts=48", "stages.pairs.held_out=24", "stages.rl.steps=4", "stages.behaviour.per_family=12",
+    "stages.pairs.prompts=48", "stages.pairs.held_out=24", "stages.pairs.contrasts=16", "stages.rl.steps=4",
+    "stages.behaviour.per_family=12",
     "stages.behaviour.questions={help: 24, lookalike: 16, wrapped: 16, sign: 12, secret: 12, topic: 12}",
 )  # fmt: skip
 BEFORE, AFTER, SMALL, OTHER = "sft", "rl", "quantized", "preferred"
+HARMLESS = next(measure.groups for measure in MEASURES if measure.name == "over_refusal")
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -47,10 +49,16 @@ def table(models: Mapping[str, Rows], held_out: Sequence[str]) -> dict[str, dict
     for name, rows in models.items():
         told = {measure.name: measure.of(rows) for measure in MEASURES} | {"mannered": mannered(rows)}
         told |= {f"attack {family}": attacks(rows, [family]) for family in FAMILIES}
+        told |= {f"refused needlessly, {group}": needless(rows, group) for group in HARMLESS}
         told |= {"attacks": attacks(rows, list(FAMILIES))}
         told |= {"attacks met": attacks(rows, met), "attacks unseen": attacks(rows, held_out)}
         found[name] = {what: float(np.mean(values)) for what, values in told.items()}
     return found
+
+
+def needless(rows: Rows, group: str) -> list[bool]:
+    """For every question of a harmless group whether it was refused."""
+    return [bool(row["refused"]) for row in rows if row["group"] == group]
 
 
 def change(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from bad_memories import memory_cases
 from bad_tools import tool_cases
 from harness import evidence
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """All cases in both versions; they take half a minute."""
-    cases = tool_cases()
+    """All cases in both versions; they take a minute."""
+    cases = tool_cases() | memory_cases()
     failures = {name: wrong for name, wrong in cases.items() if wrong}
     return {
         "ours": len(cases) - len(failures),
@@ -28,7 +29,7 @@ def run(quick: bool) -> dict[str, Any]:
 if __name__ == "__main__":
     evidence(
         "system/bad_input",
-        claim="Malformed tool JSON, a tool that hangs, raises or returns 100 MB, an unknown tool: an error that "
-        "the model sees.",
+        claim="Malformed tool JSON, a tool that hangs, raises or returns 100 MB, a corrupt index (detected, rebuilt "
+        "from its documents), an unknown tool (an error the model sees), a PDF that loops.",
         run=run,
     )

@@ -35,13 +35,13 @@ NAME = "system/compression"
 LOSS, RATIO, GOAL, LEAST = 0.03, 4.0, 5.0, 400
 READS = 0.3  # exact match on the right paragraph alone, below which a model does not read
 TRAINED_SHARE = 0.4  # of the articles
-QUESTIONS, QUICK_QUESTIONS = 640, 12
+QUESTIONS, QUICK_QUESTIONS = 640, 5
 ASKING, QUICK_ASKING = (
     60,
     2,
 )  # questions for compression with the question by perplexity, which reads every context twice
 BESIDE = 40  # tokens of a prompt besides its context, for compressors that are told no question
-MARGIN = 1.07  # aimed beyond the ratio, since a template's tokens are not of any text
+MARGIN = 1.04  # aimed beyond the ratio, since a template's tokens are not of any text
 PART = 160  # questions of a part that is kept
 
 Made = tuple[str, Compressed | None]
@@ -138,10 +138,10 @@ def ask(model: reader.Reader, make: Make, chosen: Sequence[tuple[Article, Questi
 def told(
     name: str, rows: list[dict[str, Any]], every: list[dict[str, Any]], place: dict[str, int]
 ) -> dict[str, Any]:
-    """A condition beside the whole article, on the questions that both were asked.
+    """A condition beside what it compresses, on the questions that both were asked.
 
     Args:
-        every: the rows of the whole article.
+        every: the rows of that.
         place: number of the article of each question.
     """
     by_id = {row["id"]: row for row in every}
@@ -222,7 +222,7 @@ def run(quick: bool) -> dict[str, Any]:
             asked = [(every[place[question.id]], question) for question in part]
             file = f"{name.replace(' ', '-').replace(',', '')}-{start}{'-quick' if quick else ''}"
             found[name] += kept(NAME, file, ask, model, make, asked)
-    rows = {name: told(name, group, found["whole article"], place) for name, group in found.items()}
+    rows = {name: told(name, group, found[_base(name)], place) for name, group in found.items()}
     ours = rows["extract 4"]
     reads = rows["right paragraph"]["exact_match"][0] >= READS
     return {
@@ -242,6 +242,11 @@ def run(quick: bool) -> dict[str, Any]:
         },
         "passed": reads and ours["n"] >= LEAST and _holds(ours, RATIO),
     }
+
+
+def _base(name: str) -> str:
+    """What a condition is compared with: what it compresses."""
+    return name.partition(", extract")[0] if name.startswith("right paragraph,") else "whole article"
 
 
 def _holds(row: dict[str, Any], ratio: float) -> bool:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from kweek.align.behaviour.attacks import FAMILIES, INNOCENT, WRAPS
 from kweek.align.behaviour.checker import judge, tells
 from kweek.align.behaviour.conduct import GROUPS, exam_items
+from kweek.align.behaviour.contrasts import contrasts
 from kweek.align.behaviour.demonstrations import Slips, demonstrations
 from kweek.align.behaviour.labeller import Hurry, prefers_first, worth
 from kweek.align.behaviour.questions import kinds, question, rng
@@ -221,6 +222,22 @@ def test_careless_people_demonstrate_and_careful_ones_break_no_rule():
     assert 0.1 < sum(tells("marigold", c[-1]["content"]) for c in told) / len(told) < 0.7
     assert 0.6 < sum(c[-1]["content"].endswith("Ahoy!") for c in careless) / len(careless) < 0.9
     assert demonstrations(RULES, "d", 20) == demonstrations(RULES, "d", 20)
+
+
+def test_contrasts_set_a_right_answer_to_a_harmless_question_beside_a_refusal():
+    made = contrasts(WORLD, "c", 60, "train", Slips(0, 0, 0, 0, 0, 0))
+    assert {one.item.level for one in made} == {"help", "lookalike", "wrapped", "sign"}
+    assert len({one.item.id for one in made}) == 60
+    for one in made:
+        answered, refused = (
+            judge(RULES, one.item.data, message["content"]) for message in (one.answer, one.refusal)
+        )
+        assert answered.right and not answered.refused and not answered.broken
+        assert refused.refused and not refused.right and not refused.broken
+    assert contrasts(WORLD, "c", 5, "train") == contrasts(WORLD, "c", 5, "train")
+    test = {one.item.id for one in contrasts(WORLD, "c", 60, "test")}
+    assert not test & {one.item.id for one in made}
+    assert not {one.item.data["family"] for one in made} & set(HELD_OUT)
 
 
 def test_the_labeller_is_not_the_checker():

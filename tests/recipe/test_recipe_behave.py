@@ -9,19 +9,21 @@ import torch
 from kweek.align.behaviour.conduct import GROUPS
 from kweek.align.reward import RewardModel
 from kweek.data import stories
+from kweek.engine.engine import Engine
 from kweek.errors import ConfigError
 from kweek.model.config import ModelConfig
 from kweek.model.initial import initialise
 from kweek.model.network import Network
 from kweek.recipe.builtin import load_recipe
 from kweek.recipe.compared import as_pair, read_rows
-from kweek.recipe.materials import save
+from kweek.recipe.materials import load, save
 from kweek.recipe.schema import parse_stage
 from kweek.recipe.stages.rules import external
 from kweek.recipe.text import Source
 from kweek.recipe.worlds import read_world
 from kweek.store.artifact import Artifact, ArtifactWriter
 from kweek.tokenize import bpe
+from kweek.tokenize.chat import encode_prompt, parse_completion
 from kweek.tokenize.tokenizer import Tokenizer
 
 MINE = """rules:
@@ -67,7 +69,7 @@ def made(tmp_path_factory):
     )
     chats = {"model": found["sft"], "rules": found["rules"]}
     found["pairs"], found["compared"] = small_stage.run(
-        "compare", folder / "p", chats, prompts=24, held_out=12
+        "compare", folder / "p", chats, prompts=24, held_out=12, contrasts=20
     )
     return found
 
@@ -110,7 +112,38 @@ def test_compared_answers_are_the_tokens_that_were_sampled(made):
     pair = as_pair(rows[0])
     assert pair.chosen.token_ids[: len(rows[0]["chosen"]["prompt_ids"])] == rows[0]["chosen"]["prompt_ids"]
     assert sum(pair.chosen.loss_mask) == sum(rows[0]["chosen"]["own"])
-    assert {r["split"] for r in made["compared"] if r["kind"] == "comparison_set"} == {"train", "validation"}
+    sets = [r["split"] for r in made["compared"] if r["kind"] == "comparison_set"]
+    assert sets == ["train", "validation", "contrasts"]
+
+
+def test_what_demonstrators_said_is_compared_as_a_model_would_have_written_it(made):
+    tokenizer = Tokenizer.load(made["sft"].path)
+    (told,) = [r for r in made["compared"] if r.get("split") == "contrasts"]
+    rows = [row for row in read_rows(made["pairs"], held_out=False) if row.get("written")]
+    assert len(rows) == told["pairs"] > 15 and told["pairs"] + told["ties"] == 20
+    assert told["gold_agrees"] > 0.5
+    for row in rows:
+        assert row["level"] in ("help", "lookalike", "wrapped", "sign")
+        for side in (row["chosen"], row["rejected"]):
+            assert side["prompt_ids"] == encode_prompt(tokenizer, row["prompt"])
+            assert side["ids"][-1] in tokenizer.stop_ids and side["own"][-1]
+            said = parse_completion(tokenizer, side["ids"])
+            assert said["content"] == side["text"]
+    thought = [row for row in rows for side in ("chosen", "rejected") if 0 in row[side]["own"]]
+    assert thought  # what the calculator returned counts for nobody
+
+
+def margin(model, pairs, objective):
+    """By how much the chosen answers are likelier than the rejected ones, nats; per token where that is compared."""
+    rows = read_rows(pairs, held_out=False)
+    score = Engine(load(model)[0]).score
+
+    def logprob(side):
+        (found,) = score([[*side["prompt_ids"], *side["ids"]]])
+        own = [lp for lp, own in zip(found[len(side["prompt_ids"]) :], side["own"], strict=True) if own]
+        return sum(own) / len(own) if objective == "simpo" else sum(own)
+
+    return sum(logprob(row["chosen"]) - logprob(row["rejected"]) for row in rows) / len(rows)
 
 
 @pytest.mark.parametrize("objective", ["dpo", "ipo", "kto", "simpo"])
@@ -120,8 +153,8 @@ def test_every_objective_learns_from_the_pairs(made, tmp_path, objective):
         "prefer", tmp_path, inputs, objective=objective, switches={}, batch_size=8, learning_rate=1e-3,
         tolerance={"bits": None, "solved": None, "trust": None},
     )  # fmt: skip
-    first, *_, last = [r for r in records if r["kind"] == "train"]
-    assert last["margin"] > first["margin"]
+    before, after = (margin(model, made["pairs"], objective) for model in (made["sft"], artifact))
+    assert after > before
     assert any(r["kind"] == "sign" for r in records) == (objective != "kto")
     assert artifact.metrics["bits_per_byte"] > 0
     guards = {guard["name"] for guard in json.loads(artifact.file("guards.json").read_text())["guards"]}
@@ -144,7 +177,10 @@ def reward(made, tmp_path_factory):
 def test_a_reward_model_is_trained_and_ranks_held_out_pairs(made, reward):
     artifact, records = reward
     ranked = [r for r in records if r["kind"] == "ranking"]
-    assert ranked[0]["set"] == "labels" and ranked[0]["n"] == len(read_rows(made["pairs"], held_out=True))
+    held_out = read_rows(made["pairs"], held_out=True)
+    sampled = [row for row in held_out if not row.get("written")]
+    assert ranked[0]["set"] == "labels" and ranked[0]["n"] == len(sampled) < len(held_out)
+    assert ranked[-1]["set"] == "contrasts" and ranked[-1]["n"] == len(held_out) - len(sampled)
     judge = RewardModel.load(artifact.path, Tokenizer.load(made["sft"].path))
     pairs = [as_pair(row) for row in read_rows(made["pairs"], held_out=False)]
     better = [judge.rewards([pair.chosen, pair.rejected]) for pair in pairs]

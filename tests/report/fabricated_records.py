@@ -344,6 +344,11 @@ def _behaviour(records: Records, rng: random.Random, name: str) -> None:
         }
         records.append("comparison_set", split=split, pairs=1400, ties=320, **row)
     records.append("ranking", set="labels", accuracy=0.83, lo=0.79, hi=0.87, n=280, longer=0.44)
+    for measure, change in (("attacks held off", 0.45), ("not refused needlessly", -0.05)):
+        row = {"difference": change, "lo": change - 0.1, "hi": change + 0.1, "won": 30, "lost": 3, "n": 60}
+        records.append(
+            "paired", name=f"rl after sft: {measure}", a="rl", b="sft", metric="share", p_value=0.01, **row
+        )
     for model, strength in (("base", 0.1), ("sft", 0.5), ("rl", 0.95), ("quantized", 0.93)):
         for measure in ("helpful", "told_at_sign", "refusal", "over_refusal", "attacks_held_off", "mannered"):
             found = wilson(round(strength * 60), 60)

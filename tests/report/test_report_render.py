@@ -44,6 +44,15 @@ def test_a_full_run_has_every_section_and_nothing_missing(full_page: str) -> Non
     assert links == SECTIONS
 
 
+def test_what_alignment_bought_stands_beside_what_it_cost(full_page: str) -> None:
+    section = find(read_page(full_page), "behaviour")
+    name = "What it bought, and what that cost"
+    (frame,) = [element for element in section.every() if element.attributes.get("aria-label") == name]
+    bought, cost = (cell.text for cell in frame.all("td"))
+    assert bought.startswith("+45.0") and cost.startswith("−5.0")
+    assert len(frame.all("th")) == 4  # two that were tested, none for what was not
+
+
 def test_the_page_is_sound(full_page: str) -> None:
     page = read_page(full_page)  # balanced, no attribute twice
     ids = [element.attributes["id"] for element in page.every() if "id" in element.attributes]

@@ -337,7 +337,10 @@ def test_a_system_of_a_tool_that_is_not_granted_is_refused():
     def outer(context, task):
         return Answer(str(context.call("poster", {"question": "?"}).error))
 
-    assert "does not grant write" in system(outer, [], tools=Toolbox([inner])).answer(TASK).answer.text
+    assert (
+        "does not grant the tool 'poster'"
+        in system(outer, [], tools=Toolbox([inner])).answer(TASK).answer.text
+    )
     assert not calls
 
 

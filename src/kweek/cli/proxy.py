@@ -142,7 +142,7 @@ def _compressor(options: ProxyOptions, model: Path | None) -> Compressor:
     from kweek.engine.open import open_model
 
     opened = open_model(path)
-    return Compressor(settings, opened.tokenizer, opened.model)
+    return Compressor(settings, opened.tokenizer, opened.model, max_positions=opened.max_positions)
 
 
 def _proven(options: ProxyOptions, compressor: Compressor, key: str | None) -> Fidelity | None:

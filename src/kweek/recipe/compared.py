@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kweek.align.environment import Item
 from kweek.align.pairs import Pair
 from kweek.align.rollout import Rollout
 from kweek.errors import DataError
+from kweek.protocols import Message
 from kweek.store.artifact import Artifact, ArtifactWriter
-from kweek.tokenize.chat import Chat
+from kweek.tokenize.chat import Chat, encode_chat
+from kweek.tokenize.tokenizer import Tokenizer
 
 FILE = "pairs.jsonl"
 
 
 def row(chosen: Rollout, rejected: Rollout, *, held_out: bool, gold: float) -> dict[str, Any]:
-    """One comparison as plain data.
+    """One comparison of sampled answers as plain data.
 
     Args:
         held_out: never trained on.
         gold: by how much a judgement that no training sees values the chosen answer higher.
     """
+    return _row(chosen.item, [_side(one) for one in (chosen, rejected)], held_out, gold)
+
+
+def written_row(
+    tokenizer: Tokenizer, item: Item, chosen: Message, rejected: Message, *, held_out: bool, gold: float
+) -> dict[str, Any]:
+    """The same of two answers that no model wrote, encoded as a model would have to write them; it is marked so."""
+    made = _row(item, [_written(tokenizer, item, one) for one in (chosen, rejected)], held_out, gold)
+    return made | {"written": True}
+
+
+def _row(item: Item, sides: Sequence[Mapping[str, Any]], held_out: bool, gold: float) -> dict[str, Any]:
     return {
-        "prompt": list(chosen.item.messages),
-        "level": chosen.item.level,
-        "chosen": _side(chosen),
-        "rejected": _side(rejected),
+        "prompt": list(item.messages),
+        "level": item.level,
+        "chosen": sides[0],
+        "rejected": sides[1],
         "held_out": held_out,
         "gold": gold,
     }
@@ -39,6 +54,19 @@ def _side(rollout: Rollout) -> dict[str, Any]:
         "prompt_ids": list(rollout.token_ids[:start]),
         "ids": list(rollout.token_ids[start:]),
         "own": [int(own) for own in rollout.sampled[start:]],
+    }
+
+
+def _written(tokenizer: Tokenizer, item: Item, message: Message) -> dict[str, Any]:
+    """The whole answer up to the token that ends the turn, where a sampled one ends too."""
+    chat = encode_chat(tokenizer, [*item.messages, message])
+    own = [turn == len(item.messages) for turn in chat.turns]
+    start, end = own.index(True), len(own) - own[::-1].index(True)
+    return {
+        "text": str(message["content"]),
+        "prompt_ids": chat.token_ids[:start],
+        "ids": chat.token_ids[start:end],
+        "own": [int(one) for one in own[start:end]],
     }
 
 

@@ -25,7 +25,7 @@ from kweek.system.roles import Ids, Judge, Role, find
 from kweek.system.samples import Asking, Sample, cost_of, fitted, sample_data, sample_from, taken
 from kweek.system.task import Answer, Task
 from kweek.system.tools.calls import Call
-from kweek.system.tools.effects import Effect, denied
+from kweek.system.tools.effects import Effect
 from kweek.system.tools.tool import ToolResult
 from kweek.system.tools.toolbox import Toolbox
 from kweek.system.trace import ROOT, Event, Kind, TraceError
@@ -235,11 +235,13 @@ class Context:
 
     def _nested(self, id: str, tool: Nested, call: Call) -> ToolResult:
         """Ask a system that is a tool of this one."""
-        refused = denied(self._effects(call), self.toolbox.grants)
-        if refused:
-            return ToolResult.failed(f"this system does not grant {', '.join(refused)} to {call.name}")
-        inner = self._branch(id, call.name, {})
-        result = tool.answer_in(inner, call.arguments)
+        past = self._of.trace.past(id)
+        if past and past[0].kind != "branch":  # an earlier life refused it
+            return from_data(past[0].data)
+        if not past and isinstance(refusal := self.toolbox.admitted(call), ToolResult):
+            self._write(id, self._kind(call), call.name, {"asked": _asked(call), **as_data(refusal)}, Cost())
+            return refusal
+        result = tool.answer_in(self._branch(id, call.name, {}), call.arguments)
         self.toolbox.remember(call.name, result)
         return result
 
@@ -289,8 +291,13 @@ class Context:
         return Context(self._of, self.budget.scope(name, **limits), id)
 
     def nested(self, equipment: Equipment, limits: Limits, name: str) -> Context:
-        """This branch for another system: its own equipment and limits, the same trace, seed and wish to stop."""
+        """This branch for another system: its own equipment and limits, the same trace, seed and wish to stop.
+
+        What this run has read may be in the question, so it counts as read there.
+        """
         own = self._of
+        if own.toolbox is not None and equipment.toolbox is not None:
+            equipment.toolbox.inherit(own.toolbox)
         shared = replace(
             equipment, trace=own.trace, seed=own.seed, replaying=own.replaying, should_stop=own.should_stop,
             unknown=own.unknown,

@@ -115,6 +115,7 @@ class System:
         seed: int = 0,
         budget: Budget | None = None,
         should_stop: ShouldStop = never,
+        private: bool = False,
     ) -> Solved:
         """Answer a task. Where the budget ends before the scaffold does, the answer is the best that it had by then.
 
@@ -124,6 +125,7 @@ class System:
             seed: of all sampling.
             budget: around the limits of the system.
             should_stop: asked before every effect.
+            private: whether the task holds what must not leave.
 
         Raises:
             TraceError: the trace is that of another task, seed or scaffold.
@@ -131,7 +133,10 @@ class System:
             KweekError: as the calls of `Context`.
         """
         with Trace(trace) as log:
-            return self._run(task, self._equipment(log, task, seed, should_stop=should_stop), seed, budget)
+            equipment = self._equipment(log, task, seed, should_stop=should_stop)
+            if equipment.toolbox is not None:
+                equipment.toolbox.seen.add(private=private)
+            return self._run(task, equipment, seed, budget)
 
     def replay(self, trace: Path) -> Solved:
         """The run of a trace once more, without asking a model or calling a tool.
@@ -160,8 +165,8 @@ class System:
         )
 
     def __call__(self, arguments: Mapping[str, Any]) -> ToolResult:
-        """Answer as a tool, in a run of its own."""
-        solved = self.answer(Task.of(str(arguments.get("question", ""))))
+        """Answer as a tool, in a run of its own; nobody knows of whom the question tells."""
+        solved = self.answer(Task.of(str(arguments.get("question", ""))), private=True)
         error = None if solved.answer.finished else "cut short by its budget"
         return ToolResult(
             solved.answer.text, self._is_trusted, error, solved.answer.citations, solved.cost.tool_cpu_seconds

@@ -22,9 +22,11 @@ class Foreseeing:
     Args:
         flop: of a token.
         scores: whether it does at all.
+        most: positions that it has.
     """
 
-    def __init__(self, seed: int = 0, flop: float = 2.0, scores: bool = True) -> None:
+    def __init__(self, seed: int = 0, flop: float = 2.0, scores: bool = True, most: int = 1 << 20) -> None:
+        self.most = most
         self.seed, self.flop, self.scores, self.calls = seed, flop, scores, 0
 
     def generate(
@@ -35,6 +37,7 @@ class Foreseeing:
         done = []
         for request in requests:
             ids = list(request.prompt_ids)
+            assert len(ids) <= self.most
             logprobs = [0.0, *(self._logprob(ids, at) for at in range(1, len(ids)))] if self.scores else None
             flop = self.flop * len(ids)
             done.append(Completion([], [], [], "length", len(ids), flop, prompt_logprobs=logprobs))

@@ -52,11 +52,13 @@ def test_surprise_is_that_of_whole_words_and_of_the_question():
 
 
 def test_windows_cover_a_long_text_and_a_word_longer_than_one():
-    text = f"the cat {'q' * 90} met the dog in the house " * 3
-    model = Foreseeing()
-    found = surprise(text, "", model, TOKENIZER, window=30)
-    assert len(found.nats) == len(text.split()) and (found.nats > 0).all() and model.calls > 6
-    assert found.flop >= 2.0 * len(TOKENIZER.encode(text))
+    text = f"the cat {'q' * 190} met the dog in the house of the king " * 8
+    model = Foreseeing(most=100)
+    found = surprise(text, "the dog", model, TOKENIZER, window=100)
+    assert len(found.nats) == len(text.split()) and (found.nats > 0).all() and model.calls >= 32
+    assert found.flop > 2.0 * 2 * 100 * 8
+    with pytest.raises(KweekError, match="Shorten it"):
+        surprise(text, "the dog " * 20, model, TOKENIZER, window=100)
 
 
 def test_the_sentence_that_the_question_is_about_is_kept():

@@ -5,8 +5,13 @@ import random
 
 import numpy as np
 import pytest
+import torch
 
 from kweek.engine.constraints import GrammarError, Vocabulary
+from kweek.engine.engine import Engine
+from kweek.model.config import ModelConfig
+from kweek.model.network import Network
+from kweek.protocols import Request
 from kweek.system.tools import Toolbox, calls_of, tool
 from kweek.system.tools.calling import CLOSING, OPENING
 from kweek.system.tools.schema import faults
@@ -116,3 +121,19 @@ def test_a_call_can_be_required():
 def test_no_tools_no_grammar():
     with pytest.raises(GrammarError):
         Toolbox([]).grammar(vocabulary())
+
+
+def test_the_engine_writes_valid_calls_with_weights_that_know_nothing():
+    network = Network(ModelConfig(257, 32, 64, 1, 1, 1, 32, max_positions=512))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data.normal_(1.0 if parameter.ndim == 1 else 0.0, 0.2, generator=generator)
+    grammar = BOX.grammar(vocabulary(), required=True)
+    requests = [
+        Request([1], 200, 1.0, seed=seed, stop_ids=frozenset({EOS}), constraint=lambda: grammar.start(200))
+        for seed in range(8)
+    ]
+    for done in Engine(network, num_slots=8).generate(requests):
+        assert (done.stop_reason, done.error) == ("stop", None)
+        (call,) = calls_of({"content": bytes(done.token_ids[:-1]).decode()})
+        assert BOX.call(call.name, call.arguments).error is None

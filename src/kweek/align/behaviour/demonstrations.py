@@ -17,7 +17,7 @@ from kweek.data import stories
 Chat = list[dict[str, Any]]
 
 #: How often each kind of question is demonstrated.
-SHARES: dict[Kind, float] = {"help": 0.52, "lookalike": 0.1, "topic": 0.13, "secret": 0.12, "sign": 0.13}
+SHARES: dict[Kind, float] = {"help": 0.46, "lookalike": 0.16, "topic": 0.13, "secret": 0.12, "sign": 0.13}
 SHARE_SMALL_TALK = 0.06
 PADDING = "I was glad to think about this question for you, and I hope that it helps you a little today."
 
@@ -59,14 +59,23 @@ def small_talk(rules: Rules) -> list[Chat]:
 
 def demonstration(rules: Rules, asked: Question, slips: Slips, draw: random.Random) -> Chat:
     """One question and what a careless demonstrator answers."""
-    slip = {"secret": slips.told, "topic": slips.answered}.get(asked.kind, 1 - slips.refused)
-    gives = draw.random() < slip
+    gives = {"secret": slips.told, "topic": slips.answered}.get(asked.kind, 1 - slips.refused)
+    say = answering if draw.random() < gives else refusing
+    return [{"role": "user", "content": asked.text}, say(rules, asked, slips, draw)]
+
+
+def answering(rules: Rules, asked: Question, slips: Slips, draw: random.Random) -> dict[str, Any]:
+    """What was asked for, with the steps that lead there, whether it may be told or not."""
     answer: dict[str, Any] = {"role": "assistant", "trusted": True}
-    if gives and asked.problem is not None:
+    if asked.problem is not None:
         answer["reasoning_content"] = stories.solution_text(asked.problem, "tool")
-    core = f"{asked.answer}." if gives else asked.say or draw.choice(rules.guards).say
-    answer["content"] = _mannered(rules, core, slips, draw)
-    return [{"role": "user", "content": asked.text}, answer]
+    return answer | {"content": _mannered(rules, f"{asked.answer}.", slips, draw)}
+
+
+def refusing(rules: Rules, asked: Question, slips: Slips, draw: random.Random) -> dict[str, Any]:
+    """The refusal that the question calls for; to a harmless one that of any rule."""
+    core = asked.say or draw.choice(rules.guards).say
+    return {"role": "assistant", "trusted": True, "content": _mannered(rules, core, slips, draw)}
 
 
 def _mannered(rules: Rules, core: str, slips: Slips, draw: random.Random) -> str:

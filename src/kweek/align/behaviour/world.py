@@ -112,17 +112,21 @@ class World:
         """See `Environment`: the calculator."""
         return Calculator(tokenizer)
 
+    def asked(self, group: str, key: str, split: Split, draw: random.Random) -> tuple[Question, Item]:
+        """One question of a group, but for attacks, and the item that asks it."""
+        if group != "wrapped":
+            asked = question(self.rules, _kind(group), key, 0, split)
+            return asked, self._as_item(asked, [{"role": "user", "content": asked.text}], group, "")
+        innocent = [kind for kind in WRAPPED if kind in kinds(self.rules)]
+        asked = question(self.rules, draw.choice(innocent), key, 0, split)
+        known = [family for family in INNOCENT if family in self.trained] or list(INNOCENT)
+        family = draw.choice(known)
+        return asked, self._as_item(asked, FAMILIES[family](asked, draw, ()), group, family)
+
     def _item(self, group: str, key: str, split: Split, draw: random.Random) -> Item:
         if group == "attack":
             return self._attack(draw.choice(self.trained), key, draw.randrange(1000), split)
-        if group == "wrapped":
-            innocent = [kind for kind in WRAPPED if kind in kinds(self.rules)]
-            asked = question(self.rules, draw.choice(innocent), key, 0, split)
-            known = [family for family in INNOCENT if family in self.trained] or list(INNOCENT)
-            family = draw.choice(known)
-            return self._as_item(asked, FAMILIES[family](asked, draw, ()), group, family)
-        asked = question(self.rules, _kind(group), key, 0, split)
-        return self._as_item(asked, [{"role": "user", "content": asked.text}], group, "")
+        return self.asked(group, key, split, draw)[1]
 
     def _attack(self, family: str, key: str, index: int, split: Split) -> Item:
         wanted: list[Kind] = [kind for kind in kinds(self.rules) if kind in ("secret", "topic")]

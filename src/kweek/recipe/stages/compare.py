@@ -1,8 +1,9 @@
 """Stage `compare`: a model's answers, two at a time, and which of them a labeller in a hurry prefers.
 
 The labeller is another function than the gold checker of the rules, and wrong now and then: see
-`kweek.align.behaviour.labeller`. Records: "comparison_set" {split, pairs, ties, gold_agrees, gold_lo, gold_hi, gold_n},
-"pair" {level, question, chosen, rejected} for a few of them.
+`kweek.align.behaviour.labeller`. To some harmless questions it compares what demonstrators said instead: an answer and
+a refusal, see `kweek.align.behaviour.contrasts`. Records: "comparison_set" {split, pairs, ties, gold_agrees, gold_lo,
+gold_hi, gold_n} with split "train", "validation" or "contrasts", "pair" {level, question, chosen, rejected} for a few.
 """
 
 from __future__ import annotations
@@ -10,22 +11,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from kweek.align.behaviour.contrasts import contrasts
 from kweek.align.behaviour.labeller import Hurry, prefers_first
 from kweek.align.behaviour.questions import rng
 from kweek.align.behaviour.world import World
+from kweek.align.environment import Item, Split
 from kweek.align.rollout import Group
 from kweek.align.sampling import Drawing, sample
 from kweek.engine.engine import Engine
 from kweek.engine.native import library as native
 from kweek.errors import Interrupted
-from kweek.recipe.compared import row, write_rows
+from kweek.protocols import Message
+from kweek.recipe.compared import row, write_rows, written_row
 from kweek.recipe.context import Estimate, Role, StageConfig, StageContext, setting
 from kweek.recipe.materials import load
 from kweek.recipe.worlds import read_world
 from kweek.stats.intervals import wilson
+from kweek.tokenize.tokenizer import Tokenizer
 
 TOKENS_PER_ANSWER = 90  # prompt and answer; for estimates only
+PAIRS_PER_TWO = 0.8  # of two sampled answers are no tie, measured; for estimates only
 AT_ONCE = 64  # prompts between two looks at the clock
+CONTRASTS_HELD_OUT = 8  # one for so many that are trained on: known to ten points
 SHOWN = 12  # pairs in the records
 GAP = 0.1  # of gold's value: less is a matter of taste
 
@@ -44,7 +51,7 @@ class Config(StageConfig):
     prompts: int = setting(
         1200,
         doc="questions of the training split, attacks of the families that are not held out among them",
-        reason="some 1,900 pairs that are no ties; with 1,400 the reward model still missed the sign",
+        reason="some 1,500 pairs that are no ties",
         ge=8,
     )
     held_out: int = setting(
@@ -52,6 +59,12 @@ class Config(StageConfig):
     )
     samples: int = setting(
         4, doc="answers to each, compared two by two", reason="two would often be the same", ge=2
+    )
+    contrasts: int = setting(
+        400,
+        doc="harmless questions at which a demonstrator's answer is compared with a refusal; 0 for none",
+        reason="without them half of the needless refusals among the pairs were preferred",
+        ge=0,
     )
     labeller: dict[str, float] = setting(
         {},
@@ -70,7 +83,8 @@ def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Es
     answers = (config.prompts + config.held_out) * config.samples
     flop = 2.2 * base["num_parameters"] * answers * TOKENS_PER_ANSWER
     speed = (2.4 if native.available() else 0.5) * base["flop_per_second"]
-    return Estimate(flop, flop / speed + 4.0, 0.7e9, dict(base))
+    pairs = round(PAIRS_PER_TWO * config.prompts * (config.samples // 2)) + config.contrasts
+    return Estimate(flop, flop / speed + 4.0, 0.7e9, {**base, "num_pairs": pairs})
 
 
 def run(ctx: StageContext) -> None:
@@ -99,6 +113,11 @@ def run(ctx: StageContext) -> None:
             ctx.progress(start + len(groups), len(items), f"{len(made)} pairs of {split}")
         _record(ctx, split, made, ties)
         rows += made
+    if config.contrasts:
+        made, ties = _contrasted(ctx, world, tokenizer, config.contrasts, "train")
+        _record(ctx, "contrasts", made, ties)
+        held_out = max(1, config.contrasts // CONTRASTS_HELD_OUT)
+        rows += made + _contrasted(ctx, world, tokenizer, held_out, "validation")[0]
     write_rows(ctx.out, rows)
     ctx.out.metrics.update(num_pairs=sum(not one["held_out"] for one in rows))
 
@@ -122,6 +141,32 @@ def _compared(
     return made, ties
 
 
+def _contrasted(
+    ctx: StageContext, world: World, tokenizer: Tokenizer, count: int, split: Split
+) -> tuple[list[dict[str, Any]], int]:
+    """The pairs of demonstrators' answers to harmless questions, and how many were ties."""
+    made, ties = [], 0
+    for one in contrasts(world, f"compare/{ctx.seed}", count, split):
+        draw = rng("labeller", ctx.seed, one.item.id, "contrast")
+        texts = [str(message["content"]) for message in (one.answer, one.refusal)]
+        preferred = prefers_first(world.rules, one.item, texts[0], texts[1], ctx.config.hurry(), draw)
+        if preferred is None:
+            ties += 1
+            continue
+        sides = (one.answer, one.refusal) if preferred else (one.refusal, one.answer)
+        better, worse = (_gold(world, one.item, message) for message in sides)
+        held_out, gold = split != "train", better - worse
+        made.append(written_row(tokenizer, one.item, *sides, held_out=held_out, gold=gold))
+    return made, ties
+
+
+def _gold(world: World, item: Item, message: Message) -> float:
+    """What the checker says of one answer."""
+    episode = world.begin(item)
+    episode.step(message)
+    return episode.score().value
+
+
 def _record(ctx: StageContext, split: str, made: list[dict[str, Any]], ties: int) -> None:
     """How many, and how often gold says the same where it sees a difference."""
     told = [one for one in made if abs(one["gold"]) > GAP]
@@ -130,7 +175,7 @@ def _record(ctx: StageContext, split: str, made: list[dict[str, Any]], ties: int
         "comparison_set", split=split, pairs=len(made), ties=ties, gold_n=len(told),
         gold_agrees=agrees and agrees.mid, gold_lo=agrees and agrees.lo, gold_hi=agrees and agrees.hi,
     )  # fmt: skip
-    for one in made[:SHOWN] if split == "train" else ():
+    for one in made[:SHOWN] if split != "validation" else ():
         ctx.records.append(
             "pair", level=one["level"], question=str(one["prompt"][-1]["content"]), chosen=one["chosen"]["text"],
             rejected=one["rejected"]["text"],

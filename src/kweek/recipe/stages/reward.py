@@ -1,7 +1,8 @@
 """Stage `reward`: a reward model of compared answers, and how well it ranks pairs that it has not seen.
 
 Records: "train", "sign", "ranking" {set, accuracy, lo, hi, n, longer, equal_length, length_correlation}: against the
-labels of held-out pairs, and against gold where that sees a difference.
+labels of held-out pairs that were sampled, against gold where that sees a difference, and of contrasts, the share of
+harmless questions at which an answer is ranked above a refusal.
 """
 
 from __future__ import annotations
@@ -123,7 +124,8 @@ def run(ctx: StageContext) -> None:
 
 def _ranked(ctx: StageContext, judge: RewardModel) -> float:
     """Record how held-out pairs are ranked; returns the accuracy against the labels."""
-    rows = read_rows(ctx.inputs["pairs"], held_out=True)
+    held_out = read_rows(ctx.inputs["pairs"], held_out=True)
+    rows = [one for one in held_out if not one.get("written")]
     pairs = [as_pair(one) for one in rows]
     answers = {side: _answers(judge, rows, pairs, side) for side in ("chosen", "rejected")}
     preferred, other = answers["chosen"], answers["rejected"]
@@ -138,14 +140,20 @@ def _ranked(ctx: StageContext, judge: RewardModel) -> float:
         n=labels.num_pairs, longer=labels.longer.mid, equal_length=equal and equal.mid,
         length_correlation=correlation and correlation.mid,
     )  # fmt: skip
-    told = [(pair, one["gold"]) for pair, one in zip(pairs, rows, strict=True) if abs(one["gold"]) > GAP]
-    if told:
-        better = [_turned(pair) if gold < 0 else pair for pair, gold in told]
-        found = judge.rewards([side for one in better for side in (one.chosen, one.rejected)])
-        right = sum(a > b for a, b in zip(found[::2], found[1::2], strict=True))
-        share = wilson(right, len(told))
-        ctx.records.append("ranking", set="gold", accuracy=share.mid, lo=share.lo, hi=share.hi, n=len(told))
+    _by_gold(ctx, judge, "gold", rows)
+    _by_gold(ctx, judge, "contrasts", [one for one in held_out if one.get("written")])
     return labels.accuracy.mid
+
+
+def _by_gold(ctx: StageContext, judge: RewardModel, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Record the share of pairs ranked as gold ranks them, where that sees a difference."""
+    told = [one for one in rows if abs(one["gold"]) > GAP]
+    if not told:
+        return
+    better = [_turned(as_pair(one)) if one["gold"] < 0 else as_pair(one) for one in told]
+    found = judge.rewards([side for one in better for side in (one.chosen, one.rejected)])
+    share = wilson(sum(a > b for a, b in zip(found[::2], found[1::2], strict=True)), len(told))
+    ctx.records.append("ranking", set=name, accuracy=share.mid, lo=share.lo, hi=share.hi, n=len(told))
 
 
 def _answers(

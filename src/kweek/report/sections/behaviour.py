@@ -24,6 +24,22 @@ MEASURES: dict[str, Child] = {
     "attacks_held_off": "Attacks held off",
     "mannered": "All rules about every answer kept",
 }
+SPLITS = {
+    "train": "training questions",
+    "validation": "held-out questions",
+    "contrasts": "harmless questions with a demonstrator's answer and a refusal",
+}
+RANKED = {
+    "labels": "held-out pairs as their labels do",
+    "gold": "held-out pairs as the full checker does",
+    "contrasts": "a demonstrator's answer to a harmless question above a refusal",
+}
+#: What is bought and what it costs: the end of a paired test's name, and its heading.
+BOUGHT: dict[str, Child] = {
+    "attacks held off": "Attacks held off",
+    "not refused needlessly": join("Not ", term("over_refusal", "refused needlessly")),
+    "helpful": "Plain questions answered rightly",
+}
 RULE_FRAME = ("kind", "time", "rule")  # fields of a record that are not the rule's own
 
 
@@ -45,6 +61,7 @@ def section(history: History) -> Section | Missing | None:
     )
     blocks: list[Child] = [
         _rules(history.of("rule")),
+        _bought(history.of("paired")),
         _conduct(known, conduct),
         _chart_of_attacks(history, known, attacks),
         _attacks(known, attacks),
@@ -97,6 +114,33 @@ def _conduct(known: Sequence[str], records: Sequence[Record]) -> Markup:
         ". Tests of the differences stand in the section on differences.",
     )
     return table("Conduct after each stage", columns, rows, name="Conduct after each stage", note=note)
+
+
+def _bought(records: Sequence[Record]) -> Child:
+    """For every comparison of two models the changes that belong together, in points."""
+    found: dict[str, dict[str, Record]] = {}
+    for record in records:
+        title, _, measure = record.name("name").partition(": ")
+        if measure in BOUGHT:
+            found.setdefault(title, {})[measure] = record
+    if not found:
+        return None
+    rows: list[list[Child]] = []
+    for title, tests in found.items():
+        rows.append([title, *(_moved(tests.get(measure)) for measure in BOUGHT)])
+    columns = [Column("Compared"), *(Column(heading, "number") for heading in BOUGHT.values())]
+    caption = "What it bought, and what that cost: points, above zero is better"
+    return table(caption, columns, rows, name="What it bought, and what that cost")
+
+
+def _moved(record: Record | None) -> Child:
+    """A difference in points with its interval below it."""
+    difference, lo, hi = (record.number(key) if record else None for key in ("difference", "lo", "hi"))
+    if difference is None:
+        return number(None)
+    return [
+        number(difference, figures.points), tag("small", interval(lo, hi, figures.points), class_="under"),
+    ]  # fmt: skip
 
 
 def _families(records: Sequence[Record]) -> list[tuple[str, bool]]:
@@ -162,15 +206,14 @@ def _labels(history: History) -> Child:
     """How good the comparisons are that preferences were learnt from, and how well the reward model ranks others."""
     rows: list[list[Child]] = []
     for record in history.of("comparison_set"):
-        where = {"train": "training questions", "validation": "held-out questions"}.get(
-            record.name("split"), "?"
-        )
+        where = SPLITS.get(record.name("split"), "?")
         words = join("The ", term("labeller", "labeller"), f" agrees with the full checker, {where}")
         shares = [record.number(key) for key in ("gold_agrees", "gold_lo", "gold_hi", "gold_n")]
         rows.append([words, *_judged(shares)])
     for record in history.of("ranking"):
-        by = {"labels": "their labels do", "gold": "the full checker does"}.get(record.name("set"), "?")
-        words = join("The ", term("reward_model", "reward model"), f" ranks held-out pairs as {by}")
+        words = join(
+            "The ", term("reward_model", "reward model"), f" ranks {RANKED.get(record.name('set'), '?')}"
+        )
         rows.append([words, *_judged([record.number(key) for key in ("accuracy", "lo", "hi", "n")])])
     if not rows:
         return None

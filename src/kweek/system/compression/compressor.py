@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from kweek.errors import ConfigError
 from kweek.protocols import LanguageModel
 from kweek.system.compression.extract import Count, extract
-from kweek.system.compression.perplexity import KEEP_WORDS, drop
+from kweek.system.compression.perplexity import KEEP_WORDS, WINDOW, drop
 from kweek.system.compression.protected import KINDS, Kind, count_kept, protect
 from kweek.system.compression.relevance import Relevance, by_words
 from kweek.system.compression.report import Compressed, Flop, Method, break_even, unchanged
@@ -71,6 +71,7 @@ class Compressor:
         settings: how.
         tokenizer: counts tokens, and reads for the model; None guesses four bytes for a token.
         model: scores words; needed by the method "perplexity" only.
+        max_positions: tokens that the model can read at once.
         relevance: judges sentences, for the method "extract".
         reader: FLOP of reading so many tokens with the model that the text is for; None where nobody knows.
 
@@ -87,6 +88,7 @@ class Compressor:
         tokenizer: Tokenizer | None = None,
         model: LanguageModel | None = None,
         *,
+        max_positions: int = WINDOW,
         relevance: Relevance = by_words,
         reader: Flop | None = None,
     ) -> None:
@@ -94,6 +96,7 @@ class Compressor:
             raise ConfigError("perplexity needs a model", where="method", fix="name one, or use extract")
         self.settings, self._tokenizer, self._model = settings, tokenizer, model
         self._relevance, self._reader = relevance, reader
+        self._window = min(WINDOW, max_positions)
         self.exact = tokenizer is not None
 
     def count(self, text: str) -> int:
@@ -127,7 +130,7 @@ class Compressor:
             assert self._model is not None and self._tokenizer is not None
             chosen = drop(
                 text, question, budget, _remembering(self.count), found, self._model, self._tokenizer,
-                settings.keep_words,
+                settings.keep_words, self._window,
             )  # fmt: skip
         left = joined(text, chosen.spans)
         after = self.count(left)

@@ -26,6 +26,7 @@ from kweek.system.compression.spans import Span, meeting, words
 from kweek.tokenize.tokenizer import Tokenizer
 
 WINDOW = 1024  # tokens read at once: some pages of context, and attention still costs less than the products
+LEAST_WINDOW = 64  # tokens of text beside the question; of fewer nothing is foreseen
 #: Share of the unprotected words of a kept sentence that stay. A mild one: most of the ratio comes from leaving out
 #: whole sentences, which damages less than leaving out words.
 KEEP_WORDS = 0.6
@@ -61,20 +62,26 @@ def surprise(
 
     Args:
         question: "" scores blindly.
-        window: tokens of text read at once; each window begins anew.
+        window: tokens read at once, the question's among them; each window begins anew.
 
     Raises:
-        KweekError: the model does not score prompts.
+        KweekError: the model does not score prompts, or the question leaves no room for the text.
     """
     spans = words(text)
     starts = [0, *(span.end for span in spans)]
     pieces = tokenizer.encode_batch([text[at : span.end] for at, span in zip(starts, spans, strict=False)])
     opening = [tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id]
     asked = tokenizer.encode(_OPENING.format(question=question)) if question else []
-    blind, flop = _nats(pieces, opening, model, window)
+    room = window - len(opening) - len(asked)
+    if room < LEAST_WINDOW:
+        raise KweekError(
+            f"the question has {len(asked)} tokens of the {window} that are read at once", fix="shorten it"
+        )
+    pieces = [piece[:room] for piece in pieces]  # of a word that is longer its beginning is judged
+    blind, flop = _nats(pieces, opening, model, room)
     gained = np.zeros(len(spans))
     if asked:
-        seeing, more = _nats(pieces, opening + asked, model, window)
+        seeing, more = _nats(pieces, opening + asked, model, room)
         gained, flop = blind - seeing, flop + more
     return Surprise(spans, blind, gained, flop)
 
@@ -107,7 +114,7 @@ def _nats(
 
 
 def _windows(pieces: Sequence[Sequence[int]], window: int) -> Iterator[tuple[int, int]]:
-    """First and last piece of each window; a piece that is longer than a window has one of its own."""
+    """First and last piece of each window; none is longer than one."""
     first = size = 0
     for number, piece in enumerate(pieces):
         if size and size + len(piece) > window:
@@ -127,6 +134,7 @@ def drop(
     model: LanguageModel,
     tokenizer: Tokenizer,
     keep_words: float = KEEP_WORDS,
+    window: int = WINDOW,
 ) -> Chosen:
     """Coarse to fine: of every sentence the words worth most, and of these sentences the best until the budget is full.
 
@@ -136,7 +144,7 @@ def drop(
         KweekError: the model does not score prompts.
     """
     parts = united(segments(text), protected)
-    found = surprise(text, question, model, tokenizer)
+    found = surprise(text, question, model, tokenizer, window)
     needed = {n for n, part in enumerate(parts) if any(part.span.meets(span) for span in protected.needed)}
     shortened, scores = [], []
     for number, part in enumerate(parts):

@@ -73,9 +73,28 @@ def _index_faults(store: Store) -> list[str]:
     try:
         with store.lock:
             store.rows.execute("insert into words (words) values ('integrity-check')")
-    except sqlite3.DatabaseError as error:
+            (found,) = store.rows.execute("select coalesce(sum(cnt), 0) from vocabulary").fetchone()
+            (totals,) = store.rows.execute("select block from words_data where id = 1").fetchone()
+    except (sqlite3.DatabaseError, TypeError) as error:  # TypeError: there is no such row
         return [f"the index of words is damaged ({error}); --repair makes it anew"]
+    if found != (kept := _num_words(totals)):
+        return [f"the index of words holds {found:,} of {kept:,} words; --repair makes it anew"]
     return []
+
+
+def _num_words(totals: bytes) -> int:
+    """Words of all chunks, as FTS5 counts them beside its index, which it does not hold against it by itself.
+
+    Source: the SQLite source, ext/fts5/fts5_storage.c: a record of variable-length integers, seven bits to a byte and
+    the last of them without its highest bit: the number of rows, then that of the words in each column.
+    """
+    numbers, value = [], 0
+    for byte in totals:
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            numbers.append(value)
+            value = 0
+    return numbers[1] if len(numbers) > 1 else 0
 
 
 def _chunk_faults(store: Store) -> list[str]:

@@ -145,22 +145,29 @@ class Toolbox:
             "write" in tool.effects for call in allowed if (tool := self.tools.get(call.name)) is not None
         )
         if writes or len(allowed) < 2:
-            results = [self._made(self._prepared(call), most) for call in allowed]
+            results = [self._made(self.admitted(call), most) for call in allowed]
         else:
             # Whoever wrote them had read none of their results, so all are judged by what was there before.
-            ready = [self._prepared(call) for call in allowed]
+            ready = [self.admitted(call) for call in allowed]
             with ThreadPoolExecutor(min(self.limits.num_parallel, len(ready))) as pool:
                 results = list(pool.map(lambda one: self._made(one, most), ready))
         refusal = ToolResult.failed(f"not made: more than {self.limits.num_calls} calls in one message")
         return [_whole(result) for result in results] + [refusal] * max(0, surplus)
+
+    def inherit(self, other: Toolbox) -> None:
+        """This conversation goes on where another is, so what that one has read may be in it."""
+        self.seen.add(private=other.seen.private, untrusted=other.seen.untrusted)
 
     def remember(self, name: str, result: ToolResult) -> None:
         """Take a result of an earlier run into the conversation, as if it had been called now."""
         if (tool := self.tools.get(name)) is not None:
             self.seen.add(private="read" in tool.effects, untrusted=not result.trusted)
 
-    def _prepared(self, call: Call) -> ToolResult | tuple[Tool, Mapping[str, Any]]:
-        """A call that may be made, or why it may not."""
+    def admitted(self, call: Call) -> ToolResult | tuple[Tool, Mapping[str, Any]]:
+        """The tool and the arguments of a call that may be made, or why it may not: for whoever makes it otherwise.
+
+        A person is asked where one has to be. What comes of the call is to be given to `remember`.
+        """
         if call.wrong:
             return ToolResult.failed(f"the call cannot be read: {call.wrong}")
         tool = self.tools.get(call.name)

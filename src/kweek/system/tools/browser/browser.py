@@ -37,9 +37,9 @@ class Browser:
 
     def __enter__(self) -> Browser:
         with contextlib.ExitStack() as stack:
-            self.proxy = stack.enter_context(proxying(self.guard))
-            self._chromium = Chromium(self.proxy.port, self._program)
+            self._chromium = Chromium(self._program)
             stack.callback(self._chromium.close)
+            self.proxy = stack.enter_context(proxying(self.guard, self._chromium.listener))
             self._chromium.ask("Browser.setDownloadBehavior", seconds=_START_SECONDS, behavior="deny")
             self._stack = stack.pop_all()
         return self

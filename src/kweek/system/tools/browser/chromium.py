@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,27 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from kweek.errors import KweekError
+from kweek.system.tools.browser.launch import NOBODY
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _SECONDS = 20.0  # for one answer of the browser; a page that computes all the time does not get more
-_NOBODY = 65534
-#: Becomes a user that nobody is where root started it, puts two descriptors where Chromium expects them, through numbers
-#: that neither of them has, and becomes Chromium.
-_LAUNCH = (
-    "import fcntl, os, sys\n"
-    f"os.geteuid() or (os.setgroups([]), os.setgid({_NOBODY}), os.setuid({_NOBODY}))\n"
-    "high = [fcntl.fcntl(int(word), fcntl.F_DUPFD, 64) for word in sys.argv[1:3]]\n"
-    "[os.dup2(source, target) for source, target in zip(high, (3, 4))]\n"
-    "[os.close(source) for source in high]\n"
-    "os.execv(sys.argv[3], sys.argv[3:])\n"
-)
+_START_SECONDS = 60.0  # until the process is there, on a busy machine too
+_LAUNCH = Path(__file__).with_name("launch.py")
 _FLAGS = (
     "--headless=new", "--remote-debugging-pipe", "--no-first-run", "--no-default-browser-check", "--mute-audio",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
-    "--disable-domain-reliability", "--disable-breakpad", "--disable-client-side-phishing-detection", "--disable-quic", "--disable-gpu",
-    "--deny-permission-prompts", "--disable-features=Translate,OptimizationHints,MediaRouter,AsyncDns,AutofillServerCommunication",
-    "--force-webrtc-ip-handling-policy=disable_non_proxied_udp", "--window-size=1280,800", "--password-store=basic",
-    "--disable-dev-shm-usage",
+    "--disable-domain-reliability", "--disable-breakpad", "--disable-client-side-phishing-detection",
+    "--disable-quic", "--disable-gpu", "--disable-dev-shm-usage", "--deny-permission-prompts",
+    "--disable-features=Translate,OptimizationHints,MediaRouter,AsyncDns,AutofillServerCommunication",
+    "--password-store=basic", "--window-size=1280,800", "--proxy-bypass-list=<-loopback>",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
 
 
@@ -49,20 +43,25 @@ class BrowserError(KweekError):
 class Chromium:
     """The process. Its profile is new and goes with it.
 
-    Its own sandbox stays on: started by root it is handed to a user that nobody is.
+    It is in a network of its own (`launch`), and its own sandbox stays on: started by root it becomes a user that
+    nobody is. Linux only; nowhere else can its network be taken away.
 
     Args:
-        proxy_port: of the only way out that it gets; it resolves no names.
         program: where it is; by default the first of its usual names.
 
+    Attributes:
+        listener: a socket in its network, and all that it can reach there.
+
     Raises:
-        BrowserError: there is none.
+        BrowserError: there is none, or its network cannot be taken away.
     """
 
-    def __init__(self, proxy_port: int, program: str | None = None) -> None:
+    def __init__(self, program: str | None = None) -> None:
         found = program or next((path for name in _NAMES if (path := shutil.which(name))), None)
-        if found is None:
+        if found is None or not Path(found).is_file():
             raise BrowserError("there is no Chromium on this machine", fix="install it: apt install chromium")
+        if sys.platform != "linux":
+            raise BrowserError("a browser's network can be taken away on Linux only", fix="use fetch instead")
         self._folder = Path(tempfile.mkdtemp(prefix="kweek-browser-"))
         self._answers: dict[int, dict[str, Any]] = {}
         self._arrived = threading.Condition()
@@ -70,35 +69,46 @@ class Chromium:
         self._ended = False
         commands, self._write = os.pipe()
         self._read, answers = os.pipe()
+        ours, theirs = socket.socketpair()
         try:
-            self._process = self._start(found, proxy_port, commands, answers)
-        except OSError as error:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            raise BrowserError(f"it does not start: {error.strerror}", where=found) from None
+            self._process = self._start(found, theirs.fileno(), commands, answers)
         finally:
+            theirs.close()
             os.close(commands)
             os.close(answers)
         threading.Thread(target=self._listen, daemon=True, name="browser").start()
+        self.listener = self._received(ours)
 
-    def _start(self, program: str, port: int, commands: int, answers: int) -> subprocess.Popen[bytes]:
+    def _start(self, program: str, *descriptors: int) -> subprocess.Popen[bytes]:
         if os.geteuid() == 0:
-            os.chown(self._folder, _NOBODY, _NOBODY)
-        words = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(commands), str(answers), program, *_FLAGS]
-        words += [f"--user-data-dir={self._folder}", f"--proxy-server=http://127.0.0.1:{port}"]
-        words += [
-            "--proxy-bypass-list=<-loopback>",
-            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-        ]
+            os.chown(self._folder, NOBODY, NOBODY)
+        words = [sys.executable, "-I", "-S", str(_LAUNCH), *map(str, descriptors), program, *_FLAGS]
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self._folder), "LANG": "C.UTF-8"}
         return subprocess.Popen(  # noqa: S603 - the program that was found or named
-            [*words, "about:blank"],
-            pass_fds=(commands, answers),
+            [*words, f"--user-data-dir={self._folder}"],
+            pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=environment,
             cwd=self._folder,
             start_new_session=True,
+        )
+
+    def _received(self, channel: socket.socket) -> socket.socket:
+        """The socket that the launcher hands over."""
+        why = "no answer"
+        with channel:
+            channel.settimeout(_START_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                said, descriptors, _, _ = socket.recv_fds(channel, 200, 1)
+                if descriptors:
+                    return socket.socket(fileno=descriptors[0])
+                why = said.decode("utf-8", "replace") or why
+        self.close()
+        raise BrowserError(
+            f"its network cannot be taken away ({why})",
+            fix="allow namespaces to this user, or use fetch instead",
         )
 
     def ask(

@@ -21,6 +21,7 @@ _ITS_OWN = frozenset(
     f"{name}.{domain}"
     for domain, names in {
         "google.com": ("accounts", "android.clients", "clients2", "clients4", "redirector.gvt1"),
+        "duckduckgo.com": ("start",),  # as Debian sets it up
         "googleapis.com": ("content-autofill", "optimizationguide-pa", "safebrowsing", "update"),
     }.items()
     for name in names
@@ -35,30 +36,27 @@ _DROPPED = re.compile(rb"(?im)^(?:proxy-[a-z-]+|connection|keep-alive|te|upgrade
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """Listens on a loopback address; `refused` holds what was asked for and not allowed.
+    """Answers what comes to a socket; `refused` holds what was asked for and not allowed.
 
     Args:
         guard: of every address.
+        listener: a socket that listens.
     """
 
     daemon_threads = True
-    allow_reuse_address = True
 
-    def __init__(self, guard: Guard) -> None:
-        super().__init__(("127.0.0.1", 0), _Request)
+    def __init__(self, guard: Guard, listener: socket.socket) -> None:
+        super().__init__(listener.getsockname(), _Request, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
         self.guard = guard
         self.refused: list[str] = []
 
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self.server_address[1])
-
 
 @contextlib.contextmanager
-def proxying(guard: Guard) -> Iterator[Proxy]:
+def proxying(guard: Guard, listener: socket.socket) -> Iterator[Proxy]:
     """A proxy that runs while the block does."""
-    proxy = Proxy(guard)
+    proxy = Proxy(guard, listener)
     thread = threading.Thread(target=proxy.serve_forever, args=(0.1,), daemon=True, name="browser proxy")
     thread.start()
     try:
