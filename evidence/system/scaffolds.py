@@ -14,6 +14,7 @@ from kweek.system.roles import Role
 from kweek.system.scaffolds.asking import Way
 from kweek.system.scaffolds.compare import Comparison, against_votes, pool_votes
 from kweek.system.scaffolds.debate import debate
+from kweek.system.scaffolds.marks import by_second_reading
 from kweek.system.scaffolds.synthesis import generate_check_synthesise
 from kweek.system.scaffolds.team import team
 from kweek.system.scaffolds.writer_checker import writer_checker
@@ -31,7 +32,12 @@ SCAFFOLDS: dict[str, Scaffold] = {
     "debate": partial(debate, way=WAY),
     "team": partial(team, way=WAY),
     "generate, check, synthesise": partial(generate_check_synthesise, way=WAY),
+    # The model was never taught to talk about answers; here nothing has to be said about them.
+    "writer and checker, second reading": partial(
+        writer_checker, way=WAY, rounds=4, mark=by_second_reading(), objection=None
+    ),
 }
+POOL = 64  # what the dearest of these scaffolds but the team costs
 
 
 def core() -> Role:
@@ -41,6 +47,11 @@ def core() -> Role:
         Together(role.model), role.tokenizer, role.counts, role.max_positions, role.interceptor,
         max_new_tokens=96, shares_prompt=True,
     )  # fmt: skip
+
+
+def fair(one: Comparison) -> bool:
+    """Whether the votes spent as much; or less, where the scaffold lost even so."""
+    return one.matched or (one.votes_flop < one.flop and one.difference.hi < 0)
 
 
 def told(one: Comparison) -> dict[str, Any]:
@@ -63,7 +74,7 @@ def run(quick: bool) -> dict[str, Any]:
     problems = stories.problems("scaffolds", QUICK_TASKS if quick else TASKS, "test")
     tasks = [Task.of(one.question, one.answer) for one in problems]
     seeds = QUICK_SEEDS if quick else SEEDS
-    pool = pool_votes(System({"core": role}, SCAFFOLDS["debate"]), tasks, whole_number, way=WAY)
+    pool = pool_votes(System({"core": role}, SCAFFOLDS["debate"]), tasks, whole_number, way=WAY, size=POOL)
     rows = {
         name: against_votes(System({"core": role}, scaffold), tasks, whole_number, pool=pool, seeds=seeds)
         for name, scaffold in SCAFFOLDS.items()
@@ -77,7 +88,7 @@ def run(quick: bool) -> dict[str, Any]:
         "interval": {name: [round(value, 4) for value in one.difference[1:3]] for name, one in rows.items()},
         "n": len(tasks),
         "seeds": list(seeds),
-        "passed": largest <= NOTICED and all(one.matched for one in rows.values()),
+        "passed": largest <= NOTICED and all(map(fair, rows.values())),
         "details": {
             "scaffolds": {name: told(one) for name, one in rows.items()},
             "largest_detectable": largest,
@@ -90,6 +101,7 @@ def run(quick: bool) -> dict[str, Any]:
 evidence(
     "system/scaffolds",
     claim="writer and checker, debate, team and generate-check-synthesise are compared with self-consistency at equal "
-    "FLOP such that a difference of 3 points would be found (80% power), whichever way it falls",
+    "FLOP (or at fewer, where they lose even so) such that a difference of 3 points would be found (80% power), "
+    "whichever way it falls",
     run=run,
 )

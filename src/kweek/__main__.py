@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kweek.cli.main import main
+from kweek.cli.entry import main
 
 if __name__ == "__main__":
     main()

@@ -14,7 +14,7 @@ import pytest
 from kweek.errors import KweekError
 from kweek.store.lock import RunLock
 from kweek.system.process_tree import children, descendants
-from kweek.system.stop import start, stop, supervisors
+from kweek.system.stop import MARK, start, stop, supervisors, token
 from kweek.system.supervisor import REFUSED
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="process namespaces are a part of Linux")
@@ -133,8 +133,6 @@ def test_a_request_to_end_reaches_the_run(namespaces, tmp_path):
 
 
 def test_a_run_that_only_says_it_is_a_supervisor_is_none(namespaces, tmp_path):
-    from kweek.system.stop import MARK, token
-
     liar = [sys.executable, "-c", "import time; time.sleep(600)", MARK, token(tmp_path)]
     run = start(liar, tmp_path)
     wait_until(lambda: len(descendants(run.pid)) >= 3)
@@ -186,5 +184,15 @@ def test_the_verb_stops_and_says_so(namespaces, tmp_path):
     done = subprocess.run(words, capture_output=True, text=True)
     assert json.loads(done.stdout)["supervised"] is True, done.stderr
     run.wait(10)
-    again = subprocess.run(words, capture_output=True, text=True)
-    assert again.returncode == 2 and "nothing is running there" in again.stderr
+    for command in (words, words[:-1]):  # with options, and straight to its work
+        again = subprocess.run(command, capture_output=True, text=True)
+        assert (
+            again.returncode == 2 and "kweek: " in again.stderr and "nothing is running there" in again.stderr
+        )
+
+
+def test_the_verb_imports_nothing_that_takes_time():
+    script = "import sys; import kweek.cli.entry, kweek.system.stop; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not {"typer", "torch", "numpy", "kweek.cli.main"} & set(done.stdout.split())

@@ -29,6 +29,4 @@ def stop(
     if as_json:
         print(json.dumps(asdict(done)))
     else:
-        print(f"Ended within {done.seconds:.2f} s.")
-        if not done.supervised:
-            print("It ran without a supervisor: what it had started and let go of may still run.")
+        print(done.said)

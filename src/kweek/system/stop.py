@@ -22,8 +22,8 @@ import kweek
 from kweek.errors import KweekError
 from kweek.store import lock
 from kweek.system.process_tree import children, end_tree
-from kweek.system.supervisor import MARK
 
+MARK = "kweek-supervisor"  # in the command line of a supervisor, followed by the token of its run
 SECONDS = 2.0  # within which everything has ended
 _START = "import sys; sys.path.append(sys.argv[1]); from kweek.system.supervisor import main; main()"
 
@@ -39,6 +39,14 @@ class Stopped:
 
     supervised: bool
     seconds: float
+
+    @property
+    def said(self) -> str:
+        """For people."""
+        ended = f"Ended within {self.seconds:.2f} s."
+        if self.supervised:
+            return ended
+        return f"{ended} It ran without a supervisor: what it had started and let go of may still run."
 
 
 def start(

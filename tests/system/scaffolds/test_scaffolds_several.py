@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 from scripted_systems import by_question, role, system, tokenizer
 
-from kweek.errors import DataError, KweekError
+from kweek.errors import ConfigError, DataError, KweekError
 from kweek.system.budget import Limits
 from kweek.system.scaffolds import cascade as cascades
 from kweek.system.scaffolds.asking import Way
@@ -133,6 +133,15 @@ def test_a_writer_is_accepted_by_a_mark():
     scaffold = partial(writer_checker, mark=lambda context, task, samples: [next(marks)])
     solved, prompts = solve(scaffold, ["4", "One was counted twice.", "3"])
     assert solved.answer.text == "3" and solved.answer.data["accepted"] and len(prompts) == 3
+
+
+def test_a_writer_may_write_anew_without_being_told_why():
+    marks = iter([0.1, 0.2, 0.9])
+    scaffold = partial(writer_checker, mark=lambda context, task, samples: [next(marks)], objection=None)
+    solved, prompts = solve(scaffold, ["4", "4", "3"])
+    assert solved.answer.text == "3" and solved.answer.data["accepted"] and prompts[0] == prompts[2]
+    with pytest.raises(ConfigError, match="needs a mark"):
+        solve(partial(writer_checker, objection=None), [])
 
 
 def test_a_team_hands_its_work_over_and_ends_it():

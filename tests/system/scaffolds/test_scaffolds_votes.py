@@ -1,5 +1,6 @@
 """One answer, votes, best of N: every branch, with a model that says what it is told."""
 
+import math
 from functools import partial
 
 import pytest
@@ -131,6 +132,13 @@ def test_best_of_n_stops_at_an_answer_that_is_good_enough():
     assert solved.answer.text == "3" and len(prompts) == 2
     solved, prompts = solve(scaffold, ["1", "2", "4", "5", "6"], checks=check)
     assert solved.answer.text == "1" and len(prompts) == 5
+
+
+def test_a_second_reading_scores_the_answer_without_the_thoughts():
+    solved, _ = solve(partial(best_of_n, n=2, mark=marks.by_second_reading()), ["<think>why</think>3", ""])
+    assert solved.answer.data["marks"] == [pytest.approx(math.exp(-1.0))] * 2
+    scored = next(one for one in solved.events if one.kind == "verify").data["sequences"]
+    assert tokenizer().decode(scored[0]).endswith("</think>3") and "why" not in tokenizer().decode(scored[0])
 
 
 def test_the_opinion_of_another_model_is_a_probability():

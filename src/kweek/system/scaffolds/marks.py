@@ -38,6 +38,22 @@ def by_judge(role: str = "reward") -> Mark:
     )
 
 
+def by_second_reading(role: str = "core") -> Mark:
+    """How likely another instance finds the answer when it answers at once: e to the mean log-probability, 0 to 1.
+
+    It sees the question and none of the thoughts. Nothing has to be said about answers, so it also serves a model that
+    was never taught to talk about them.
+    """
+
+    def mark(context: Context, task: Task, samples: Sequence[Sample]) -> list[float]:
+        tokenizer = context.role(role).tokenizer
+        prompt = context.encode(role, task.messages, think=False)
+        answers = [tokenizer.encode(one.text) or [tokenizer.eos_id] for one in samples]
+        return [math.exp(sum(values) / len(values)) for values in context.score(role, prompt, answers)]
+
+    return mark
+
+
 def by_opinion(role: str = "verifier", question: str = IS_IT_RIGHT) -> Mark:
     """How sure another model is that an answer is right: p(yes) / (p(yes) + p(no)), 0 to 1.
 

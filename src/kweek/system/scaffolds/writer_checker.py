@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kweek.errors import ConfigError
 from kweek.system.context import Context
 from kweek.system.scaffolds.asking import Way, filled, with_reply
 from kweek.system.scaffolds.marks import Mark
@@ -22,6 +23,7 @@ def writer_checker(
     checker: str = "core",
     mark: Mark | None = None,
     enough: float = ENOUGH,
+    objection: str | None = OBJECTION,
 ) -> Answer:
     """The first answer that the checker accepts; without one, the last.
 
@@ -32,7 +34,14 @@ def writer_checker(
         checker: role of the checker, who sees the answer without the thoughts that led to it.
         mark: accepts by a number instead of by words; the checker then only says why it objects.
         enough: the least mark that is accepted.
+        objection: what the writer is told, with {objection}; None has it write anew without being told anything, for
+            models that were never taught to take advice; it needs a mark.
+
+    Raises:
+        ConfigError: neither an objection nor a mark.
     """
+    if objection is None and mark is None:
+        raise ConfigError("without words a checker needs a mark", where="writer_checker", fix="give one")
     way, work = way or Way(), Teamwork()
     room = context.branch("checker")
     sample = way.ask(context, task.messages)[0]
@@ -44,16 +53,17 @@ def writer_checker(
         accepted = mark is not None and mark(room, task, [sample])[0] >= enough
         if accepted or number == rounds:
             break
-        content = filled(CHECK, question=task.question, answer=sample.text)
-        remark = room.generate(checker, [{"role": "user", "content": content}])[0].text
+        remark = "" if objection is None else _remark(room, checker, task, sample.text)
         work.say(context, "checker", "writer", remark, number)
         accepted = mark is None and remark.strip().casefold().startswith("yes")
         if accepted:
             break
         number += 1
-        chat = with_reply(task.messages, sample.text, filled(OBJECTION, objection=remark))
-        before, sample = sample.text, way.ask(context, chat)[0]
-        if sample.text == before:
+        before, chat = sample.text, list(task.messages)
+        if objection is not None:
+            chat = with_reply(task.messages, before, filled(objection, objection=remark))
+        sample = way.ask(context, chat)[0]
+        if objection is not None and sample.text == before:
             work.deadlocks.append(f"round {number}: the writer repeats what the checker does not accept")
             break
     return Answer(
@@ -61,3 +71,9 @@ def writer_checker(
         finished=sample.finished,
         data={"accepted": accepted, "team": work.report()},
     )
+
+
+def _remark(room: Context, checker: str, task: Task, answer: str) -> str:
+    """What the checker says of an answer."""
+    content = filled(CHECK, question=task.question, answer=answer)
+    return room.generate(checker, [{"role": "user", "content": content}])[0].text
