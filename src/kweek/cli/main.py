@@ -64,7 +64,8 @@ def _options(
 
 
 for _verb in (
-    run, plan, chat, serve, get, data, index, label, mcp, model, export, flops, prune, quantize, recipe, sandbox, shrink,
+    run, plan, chat, serve, get, data, index, label, mcp, model, export, flops, prune, quantize, recipe, sandbox,
+    shrink,
 ):  # fmt: skip
     _verb.register(app)
 
