@@ -54,6 +54,8 @@ def _is_western(text: str) -> bool:
 
     Cyrillic, Greek or Chinese in an encoding of its own decodes to accented letters nearly throughout.
     """
+    if text.isascii():
+        return True
     wide = [char for char in text[:65536] if ord(char) > 127]
     letters = sum(1 for char in wide if char.isalpha())
     typographic = sum(1 for char in wide if char in _TYPOGRAPHY)

@@ -9,146 +9,29 @@ rules.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 #: Counts up when the rules below change: a memory indexed under others is indexed anew.
 VERSION = 1
 #: No question needs more words; one pasted from a whole document would read half the index.
 MAX_WORDS = 64
+_KEPT_NAMES = 1 << 16  # words whose forms are remembered: most of a text are a few thousand words
 
 _WORD = re.compile(r"[^\W_]+")
-#: A name with an underscore inside or a hump. One attempt per word, so that time is linear in the text.
-_NAME = re.compile(r"(?<!\w)\w*?(?:[^\W_]_+[^\W_]|[a-z][A-Z]|[A-Z]{2}[a-z])\w*")
+_TOKEN = re.compile(r"\w+")
 _HUMPS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W_A-Z]+")
 #: Chinese characters, kana and Hangul, which are indexed by pairs (Foo & Li 2004).
 _DENSE = re.compile("[぀-ヿ㐀-䶿一-鿿豈-﫿가-힣]{2,}")
 
 #: English words too common to tell passages apart. Acronyms that look like them (IT, WHO) stay.
-STOP_WORDS = frozenset(
-    [
-        "a",
-        "about",
-        "above",
-        "after",
-        "again",
-        "against",
-        "all",
-        "also",
-        "am",
-        "an",
-        "and",
-        "any",
-        "are",
-        "as",
-        "at",
-        "be",
-        "because",
-        "been",
-        "before",
-        "being",
-        "below",
-        "between",
-        "both",
-        "but",
-        "by",
-        "can",
-        "cannot",
-        "could",
-        "did",
-        "do",
-        "does",
-        "doing",
-        "down",
-        "during",
-        "each",
-        "few",
-        "for",
-        "from",
-        "further",
-        "had",
-        "has",
-        "have",
-        "having",
-        "he",
-        "her",
-        "here",
-        "hers",
-        "him",
-        "his",
-        "how",
-        "i",
-        "if",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "itself",
-        "just",
-        "me",
-        "more",
-        "most",
-        "my",
-        "no",
-        "nor",
-        "not",
-        "now",
-        "of",
-        "off",
-        "on",
-        "once",
-        "only",
-        "or",
-        "other",
-        "our",
-        "out",
-        "over",
-        "own",
-        "s",
-        "same",
-        "she",
-        "should",
-        "so",
-        "some",
-        "such",
-        "t",
-        "than",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "those",
-        "through",
-        "to",
-        "too",
-        "under",
-        "until",
-        "up",
-        "us",
-        "very",
-        "was",
-        "we",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "while",
-        "who",
-        "whom",
-        "whose",
-        "why",
-        "will",
-        "with",
-        "would",
-        "you",
-        "your",
-    ]
-)
+_COMMON = """
+    a about above after again against all also am an and any are as at be because been before being below between both
+    but by can cannot could did do does doing down during each few for from further had has have having he her here hers
+    him his how i if in into is it its itself just me more most my no nor not now of off on once only or other our out
+    over own s same she should so some such t than that the their them then there these they this those through to too
+    under until up us very was we were what when where which while who whom whose why will with would you your
+"""
+STOP_WORDS = frozenset(_COMMON.split())
 
 
 def indexed(text: str) -> str:
@@ -178,14 +61,21 @@ def asked(question: str) -> list[str]:
 
 def _forms(text: str) -> list[str]:
     """What the tokenizer would not find by itself: the parts of humps, whole names, pairs."""
-    forms: list[str] = []
-    for name in _NAME.findall(text):
-        parts = [part for piece in name.split("_") for part in _HUMPS.findall(piece)]
-        if len(parts) > 1:
-            humps = any(len(_HUMPS.findall(piece)) > 1 for piece in name.split("_"))
-            forms += parts if humps else []
-            forms += ["".join(parts)] if "_" in name.strip("_") else []
+    forms = [form for token in _TOKEN.findall(text) for form in _name_forms(token)]
     if not text.isascii():
         for run in _DENSE.findall(text):
             forms += [run[at : at + 2] for at in range(len(run) - 1)]
     return forms
+
+
+@lru_cache(maxsize=_KEPT_NAMES)
+def _name_forms(token: str) -> tuple[str, ...]:
+    """The other forms of a name with an underscore or a hump inside; none of a plain word."""
+    if token.isalpha() and (token.islower() or token[1:].islower() or token.isupper()):
+        return ()
+    pieces = [_HUMPS.findall(piece) for piece in token.split("_")]
+    parts = [part for piece in pieces for part in piece]
+    if len(parts) < 2:
+        return ()
+    humps = parts if any(len(piece) > 1 for piece in pieces) else []
+    return (*humps, *(["".join(parts)] if "_" in token.strip("_") else []))

@@ -25,7 +25,7 @@ from kweek.system.memory.terms import Terms
 
 #: Long enough that text of other documents hardly ever holds one by chance; what it holds is looked up and told apart.
 WINDOW_BYTES = 16
-#: A term that no other document has is looked for by itself from this length on.
+#: A term that no other document has is looked for by itself from this length on; its ends are hashed like windows.
 TERM_BYTES = 8
 _BLOCK_BYTES = 4 << 20
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # of Fibonacci hashing (Knuth 6.4)
@@ -94,8 +94,9 @@ def remove(store: Store, terms: Terms, documents: Sequence[int], derive: Callabl
                 needles.append(windows(vector)[::WINDOW_BYTES])
     with store.change():
         num_chunks = sum(store.drop_document(document) for document in documents)
-        store.set_fact("unpurged", "0")
     purge(store)
+    with store.change():
+        store.set_fact("unpurged", "0")
     derive()
     alone = [term for term in words if len(term.encode()) >= TERM_BYTES and not _is_known(store, term)]
     wanted = np.unique(np.concatenate(needles))
@@ -128,7 +129,7 @@ def purge(store: Store) -> None:
         raise StoreError(
             "removed, but another process still reads the file, so its log keeps old pages",
             where=str(store.path),
-            fix="end the other process and run the same command again",
+            fix="end the other process, then run kweek index forget without a name",
         )
 
 
@@ -140,12 +141,14 @@ def raw_files(path: Path) -> list[Path]:
     )  # fmt: skip
 
 
-def windows(text: bytes) -> Hashes:
-    """A hash of every stretch of `WINDOW_BYTES` of a text, in order; of a shorter text none."""
-    count = len(text) - WINDOW_BYTES + 1
+def windows(text: bytes, size: int = WINDOW_BYTES) -> Hashes:
+    """A hash of every stretch of 16 or 8 bytes of a text, in order; of a shorter text none."""
+    count = len(text) - size + 1
     if count < 1:
         return np.zeros(0, dtype=np.uint64)
     eights: Hashes = np.ndarray((len(text) - 7,), dtype="<u8", buffer=text, strides=(1,))
+    if size == TERM_BYTES:
+        return eights * _FACTOR
     low, high = eights[:count], eights[8 : 8 + count]
     return (low * _FACTOR) ^ (high + (high << np.uint64(23)))
 
@@ -159,14 +162,14 @@ def _blocks(path: Path) -> Iterator[bytes]:
             tail = (tail + block)[1 - WINDOW_BYTES :]
 
 
-def _matching(blocks: Iterable[bytes], wanted: Hashes) -> Hashes:
+def _matching(blocks: Iterable[bytes], wanted: Hashes, size: int = WINDOW_BYTES) -> Hashes:
     """Which of the wanted hashes (sorted) occur in the blocks."""
     kept = np.zeros(len(wanted), dtype=bool)
     shift = np.uint64(64 - _FILTER_BITS)
     table = np.zeros(1 << _FILTER_BITS, dtype=bool)
     table[(wanted * _FACTOR) >> shift] = True
     for block in blocks:
-        hashes = windows(block)
+        hashes = windows(block, size)
         hashes = hashes[table[(hashes * _FACTOR) >> shift]]
         places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
         kept[places[wanted[places] == hashes]] = True
@@ -198,12 +201,18 @@ def _windows_left(store: Store, wanted: Hashes, files: Sequence[Path]) -> list[s
 def _terms_left(store: Store, needles: Sequence[str], files: Sequence[Path]) -> list[str]:
     """Terms and paths whose bytes a raw file holds and no remaining document, whatever its case."""
     encoded = {needle: needle.encode("utf-8", "surrogateescape") for needle in needles}
+    ends = {
+        needle: np.concatenate(
+            [windows(sought[:TERM_BYTES], TERM_BYTES), windows(sought[-TERM_BYTES:], TERM_BYTES)]
+        )
+        for needle, sought in encoded.items()
+    }
     hits: dict[str, str] = {}
-    for path in files:
-        data = path.read_bytes()
-        hits |= {
-            needle: path.name for needle, sought in encoded.items() if needle not in hits and sought in data
-        }
+    for path in files if needles else ():
+        there = _matching(_blocks(path), np.unique(np.concatenate(list(ends.values()))), TERM_BYTES)
+        likely = [needle for needle in needles if needle not in hits and np.isin(ends[needle], there).all()]
+        data = path.read_bytes() if likely else b""
+        hits |= {needle: path.name for needle in likely if encoded[needle] in data}
     return [f"{needle!r} in {name}" for needle, name in hits.items() if not _stands(store, needle)]
 
 

@@ -23,7 +23,7 @@ from kweek.system.memory.store import Store
 from kweek.system.memory.terms import Terms
 
 #: Share of the question's bits that the best passage covers; see the log for the sweep it was chosen by.
-THRESHOLD = 0.5
+THRESHOLD = 0.4
 _PASSAGES = 5  # looked at: the passage that covers most need not score best
 
 
