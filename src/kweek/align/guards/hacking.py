@@ -29,7 +29,10 @@ from kweek.tokenize.tokenizer import Tokenizer
 
 EVERY = 5  # updates between looks: the scissors of a plain hack are open after ten
 ALPHA = 1e-3  # of a wrong alarm per look, of some ten in a run
-JOINED = 1e-2  # the same where the reward has risen since gold's peak, or a detector has spoken
+JOINED = 1e-2  # the same where a detector has spoken
+OPEN = (
+    3e-3  # the same where the reward has risen since gold's peak: at 0.01 one flat run of sixteen was ended
+)
 ROSE = 1e-2  # a reward that has risen with this much certainty counts as risen
 APART = 1e-4  # of a wrong alarm per look where the reward has fallen too
 FELL = 0.05  # a reward that has fallen with this much certainty counts as fallen too
@@ -185,7 +188,7 @@ def fall(looks: Sequence[Look], alpha: float) -> Fall | None:
     gold, proxy = paired_difference(now.gold, peak.gold), paired_difference(now.proxy, peak.proxy)
     rose = proxy.difference > 0 and proxy.p_value / 2 < ROSE
     fallen = proxy.difference < 0 and proxy.p_value / 2 < FELL
-    needed = max(alpha, JOINED) if rose else alpha
+    needed = max(alpha, OPEN) if rose else alpha
     chance = gold.p_value / 2 if gold.difference < 0 else 1.0
     rewarded = f"{mean(peak.proxy):.3g} to {mean(now.proxy):.3g}"
     text = (
