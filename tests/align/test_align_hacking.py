@@ -106,17 +106,6 @@ def test_two_looks_are_too_few():
     assert fall([Look(0, [1.0] * 9, [1.0] * 9), Look(1, [1.0] * 9, [0.0] * 9)], ALPHA) is None
 
 
-@pytest.mark.parametrize(("reward", "ended"), [([0.4, 0.4, 0.4, 0.4], False), ([0.4, 0.5, 0.6, 0.8], True)])
-def test_a_reward_that_has_risen_makes_weaker_proof_enough(reward, ended):
-    """Gold loses a ninth of its items: so much is certain at one in a hundred, and not at one in a thousand."""
-    rewards = [[1.0] * round(ITEMS * share) + [0.0] * round(ITEMS * (1 - share)) for share in reward]
-    right = [60, 60, 55, 53]
-    golds = [[1.0] * count + [0.0] * (ITEMS - count) for count in right]
-    looks = [Look(n, p, g) for n, (p, g) in enumerate(zip(rewards, golds, strict=True))]
-    found = fall(looks, ALPHA)
-    assert found.certain == ended and ALPHA < found.chance < 1e-2
-
-
 def test_the_floor_is_where_a_fall_becomes_certain():
     draw, whole = np.random.default_rng(3), [0.5 + 0.1 * (n % 5) for n in range(400)]
     looks = [Look(n, whole, [value - 0.01 * (n == 2) for value in whole]) for n in range(3)]
@@ -138,7 +127,7 @@ def test_what_gold_is_held_against_is_told_from_the_third_look_on():
 
 def test_a_reward_that_rises_while_gold_stays_is_hardly_ever_ended():
     ended = sum(any(v.kind == "stop" for v in curve([0.6] * 8, RISING, key)[1]) for key in range(100))
-    assert ended <= 10
+    assert ended <= 2
 
 
 def test_it_goes_on_after_a_kill_as_if_nothing_had_been():

@@ -29,8 +29,7 @@ from kweek.tokenize.tokenizer import Tokenizer
 
 EVERY = 5  # updates between looks: the scissors of a plain hack are open after ten
 ALPHA = 1e-3  # of a wrong alarm per look, of some ten in a run
-JOINED = 1e-2  # the same where the reward has risen since gold's peak, or a detector has spoken
-ROSE = 1e-2  # a reward that has risen with this much certainty counts as risen
+JOINED = 1e-2  # the same where a detector has spoken
 APART = 1e-4  # of a wrong alarm per look where the reward has fallen too
 FELL = 0.05  # a reward that has fallen with this much certainty counts as fallen too
 
@@ -172,7 +171,8 @@ def fall(looks: Sequence[Look], alpha: float) -> Fall | None:
     """How far gold has fallen from its peak; None of fewer than three looks.
 
     The peak is the best mean of two neighbouring looks before the last two: the best of many single ones is the
-    luckiest. A reward that has risen since is what opens the scissors: then weaker proof is enough.
+    luckiest. That the reward has risen since makes no weaker proof enough: where gold stays, chance would end one run
+    in nine at 0.003.
 
     Args:
         looks: in order, the first before any update.
@@ -183,17 +183,15 @@ def fall(looks: Sequence[Look], alpha: float) -> Fall | None:
     *earlier, last, now = looks
     peak = max(_windows(earlier), key=lambda look: mean(look.gold))
     gold, proxy = paired_difference(now.gold, peak.gold), paired_difference(now.proxy, peak.proxy)
-    rose = proxy.difference > 0 and proxy.p_value / 2 < ROSE
     fallen = proxy.difference < 0 and proxy.p_value / 2 < FELL
-    needed = max(alpha, JOINED) if rose else alpha
     chance = gold.p_value / 2 if gold.difference < 0 else 1.0
     rewarded = f"{mean(peak.proxy):.3g} to {mean(now.proxy):.3g}"
     text = (
         f"gold fell from {mean(peak.gold):.3g} around update {peak.step} to {mean(now.gold):.3g} (p = {chance:.1g}) "
         + (f"and the reward with it, from {rewarded}" if fallen else f"while the reward went from {rewarded}")
     )
-    certain = mean(last.gold) < mean(peak.gold) and chance < needed
-    return Fall(certain, not fallen, chance, _floor(now.gold, peak.gold, needed), text)
+    certain = mean(last.gold) < mean(peak.gold) and chance < alpha
+    return Fall(certain, not fallen, chance, _floor(now.gold, peak.gold, alpha), text)
 
 
 def _floor(now: Sequence[float], peak: Sequence[float], alpha: float) -> float:
