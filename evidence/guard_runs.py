@@ -40,15 +40,14 @@ from kweek.errors import GuardError, KweekError
 from kweek.model.network import Network
 from kweek.model.scorer import scorer_from
 from kweek.protocols import LanguageModel, Score
+from kweek.recipe.judged import EVERY, HELD_OUT
 from kweek.train.objective import Objective
 from kweek.train.optimiser import LearningRates, SplitOptimiser
 from kweek.train.trainer import Trainer
 
 STEPS, PROMPTS, SAMPLES = 30, 16, 8
-HELD_OUT = 96  # items that the guard of the reward measures on
 TRUTH = 160  # further items on which gold is known better than the guard knows it
 KNOWN = 24  # pairs of a right and a wrong answer
-EVERY = 5  # updates between looks of the guard of the reward, and between measurements of the truth
 
 Proxy = Callable[[Rollout], float]
 

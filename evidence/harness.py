@@ -118,10 +118,15 @@ def run_folder(seed: int = 0, *settings: str, recipe: str = "laptop") -> Path:
     return folder
 
 
-def taught(stage: str) -> Path:
-    """The model of a stage of the recipe `laptop`: of the finished run that KWEEK_RUN names, or of one made now."""
+def laptop() -> Path:
+    """A run folder of the recipe `laptop`: the finished one that KWEEK_RUN names, or one made now."""
     given = os.environ.get("KWEEK_RUN")
-    return (Path(given) if given else run_folder()) / "artifacts" / stage
+    return Path(given) if given else run_folder()
+
+
+def taught(stage: str) -> Path:
+    """The model of a stage of that run."""
+    return laptop() / "artifacts" / stage
 
 
 def smollm() -> Path:

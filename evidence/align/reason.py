@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 import yaml
-from harness import ROOT, evidence, records, run_folder
+from harness import ROOT, evidence, laptop, records
 
 from kweek.recipe.builtin import find_recipe
 from kweek.stats.intervals import mean_interval
@@ -32,12 +32,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "final": {"steps": 2},
     "evaluation": {"problems": 40, "sampled": 20},
 }
-
-
-def laptop() -> Path:
-    """The finished run whose corpus and base model are taken."""
-    given = os.environ.get("KWEEK_RUN")
-    return Path(given) if given else run_folder()
 
 
 def recipe(folder: Path, quick: bool) -> dict[str, Any]:

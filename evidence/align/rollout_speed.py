@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import ROOT, evidence, run_folder
+from harness import ROOT, evidence, taught
 
 from kweek.align.algorithms import dr_grpo
 from kweek.align.collecting import Collected, Collector, Course
@@ -153,8 +153,7 @@ def run(quick: bool) -> dict[str, Any]:
     if not python:
         return {"passed": False, "waits": "for TRL: KWEEK_TRL names an interpreter that has it", "seeds": []}
     torch.set_num_threads(1)
-    given = os.environ.get("KWEEK_RUN")
-    folder = (Path(given) if given else run_folder()) / "artifacts" / "sft"
+    folder = taught("sft")
     seeds, steps = (SEEDS[:1], 2 * BLOCK + 1) if quick else (SEEDS, STEPS)
     found = [one(python, folder, seed, steps) for seed in seeds]
     size = PROMPTS * SAMPLES

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import evidence, run_folder
+from harness import evidence, taught
 
 from kweek.engine.engine import Engine
 from kweek.model.checkpoint import load_model
@@ -79,7 +79,7 @@ def error_against_float64(network: Network, texts: list[list[int]]) -> dict[str,
 def run(quick: bool) -> dict[str, Any]:
     """On the base model of the default recipe, seed 0."""
     torch.set_num_threads(1)
-    network = load_model(run_folder() / "artifacts" / "base")
+    network = load_model(taught("base"))
     texts = prompts(QUICK_PROMPTS if quick else PROMPTS, network.config.vocab_size)
     wanted = requests(texts)
     draw = np.random.default_rng(1)

@@ -36,7 +36,7 @@ import gguf
 import numpy as np
 import torch
 import transformers
-from harness import ROOT, evidence, kweek
+from harness import ROOT, evidence, kept, kweek
 
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "model"), str(ROOT / "tests" / "compress")]
 
@@ -62,6 +62,7 @@ from kweek.tokenize.encoding import PROBE
 from kweek.tokenize.tokenizer import Tokenizer
 
 NUM_MUTATIONS, NUM_TOKENS = 1_000_000, 100_000
+PARTS = 40  # a minute or two each
 #: Smaller files count as this many bytes: what opening any file takes in objects.
 SMALLEST = 1 << 14
 #: Address space that a damaged file may ask for beyond what the sound ones needed, reading and loading included.
@@ -333,13 +334,21 @@ def _use(path: Path, seed: int, outcome: Counter[str]) -> None:
 
 
 def damage(number: int, workers: int) -> dict[str, Any]:
-    """All mutations, on several processes."""
-    share = -(-number // (workers * 4))
+    """All mutations, on several processes, in parts that are kept."""
+    share = -(-number // PARTS)
     found: list[dict[str, Any]] = []
     crashes = 0
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting = [
-            pool.submit(mutate, first, min(share, number - first)) for first in range(0, number, share)
+            pool.submit(
+                kept,
+                "engine/gguf_both_ways",
+                f"{first}-of-{number}",
+                mutate,
+                first,
+                min(share, number - first),
+            )
+            for first in range(0, number, share)
         ]
         for one in waiting:
             try:

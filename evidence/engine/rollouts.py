@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from first_engine import Engine as FirstEngine
-from harness import evidence, run_folder
+from harness import evidence, taught
 
 from kweek.data import stories
 from kweek.engine.engine import Engine
@@ -82,7 +82,7 @@ def run(quick: bool) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
-    folder = run_folder() / "artifacts" / "sft"
+    folder = taught("sft")
     network, tokenizer = load(Artifact.open(folder))
     peer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     requests = asked(tokenizer)

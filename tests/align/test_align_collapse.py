@@ -166,6 +166,27 @@ def test_figures_are_shown_now_and_then_and_when_it_ends():
     assert found[ended(found) - 1].figures["reward"] < 0.4
 
 
+def test_what_figures_are_held_against_is_told_with_them():
+    found = verdicts(lambda n: update(n, 0.6 if n <= 20 else 0.1))
+    end = ended(found)
+    assert [n for n, v in enumerate(found[:20], start=1) if v.limits] == [10, 15, 20], (
+        "known after ten updates"
+    )
+    for verdict in (found[9], found[end - 1]):
+        assert verdict.limits.keys() - {"wild"} <= verdict.figures.keys()
+    before, last = found[19].limits, found[end - 1].limits
+    assert 0.2 < before["reward"] < 0.6 and last["entropy"] == pytest.approx(0.2 * 0.4)
+    assert last["gradient"] == pytest.approx(20 * 0.5) and last["ratio"] == pytest.approx(3, abs=0.01)
+    assert last["reward"] > found[end - 1].figures["reward"]
+
+
+def test_what_was_not_measured_has_no_limit():
+    found = verdicts(lambda n: replace(update(n, 0.4), metrics={}), 15)
+    assert {"entropy", "wild", "gradient", "ratio"}.isdisjoint(found[14].limits) and "reward" in found[
+        14
+    ].limits
+
+
 def test_figures_that_are_no_numbers_are_not_shown():
     shown = figures_of(replace(update(1, 0.4), metrics={"entropy": 0.3}), [[0.0, 1.0]] * 2).shown()
     assert shown["entropy"] == 0.3 and "gradient" not in shown

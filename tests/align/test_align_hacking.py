@@ -11,7 +11,7 @@ from kweek.align.algorithms import reinforce
 from kweek.align.collecting import Collector, Course
 from kweek.align.guards.detectors import DETECTORS, LATELY, START, repeated
 from kweek.align.guards.guard import Step
-from kweek.align.guards.hacking import ALPHA, HackingGuard, Look, held_out, mean, scissors
+from kweek.align.guards.hacking import ALPHA, HackingGuard, Look, fall, held_out, mean
 from kweek.align.learner import Learner
 from kweek.align.loop import Loop
 from kweek.align.sampling import Drawing
@@ -98,12 +98,47 @@ def test_a_single_bad_look_is_no_alarm():
 def test_the_peak_is_not_the_luckiest_look():
     good, bad = [1.0] * ITEMS, [1.0] * (ITEMS // 2) + [0.0] * (ITEMS // 2)
     looks = [Look(n, good, gold) for n, gold in enumerate((bad, bad, good, bad, bad, bad))]
-    found = scissors(looks, ALPHA)
-    assert found is not None and "from 0.75" in found.text
+    found = fall(looks, ALPHA)
+    assert found is not None and found.certain and "from 0.75" in found.text
 
 
 def test_two_looks_are_too_few():
-    assert scissors([Look(0, [1.0] * 9, [1.0] * 9), Look(1, [1.0] * 9, [0.0] * 9)], ALPHA) is None
+    assert fall([Look(0, [1.0] * 9, [1.0] * 9), Look(1, [1.0] * 9, [0.0] * 9)], ALPHA) is None
+
+
+@pytest.mark.parametrize(("reward", "ended"), [([0.4, 0.4, 0.4, 0.4], False), ([0.4, 0.5, 0.6, 0.8], True)])
+def test_a_reward_that_has_risen_makes_weaker_proof_enough(reward, ended):
+    """Gold loses a ninth of its items: so much is certain at one in a hundred, and not at one in a thousand."""
+    rewards = [[1.0] * round(ITEMS * share) + [0.0] * round(ITEMS * (1 - share)) for share in reward]
+    right = [60, 60, 55, 53]
+    golds = [[1.0] * count + [0.0] * (ITEMS - count) for count in right]
+    looks = [Look(n, p, g) for n, (p, g) in enumerate(zip(rewards, golds, strict=True))]
+    found = fall(looks, ALPHA)
+    assert found.certain == ended and ALPHA < found.chance < 1e-2
+
+
+def test_the_floor_is_where_a_fall_becomes_certain():
+    draw, whole = np.random.default_rng(3), [0.5 + 0.1 * (n % 5) for n in range(400)]
+    looks = [Look(n, whole, [value - 0.01 * (n == 2) for value in whole]) for n in range(3)]
+    certain = []
+    for by in np.linspace(0, 0.1, 21):
+        now = np.array(whole) + draw.normal(0, 0.3, 400) * 0.5
+        found = fall([*looks, Look(3, whole, (now - now.mean() + np.mean(whole) - by).tolist())], ALPHA)
+        certain.append(found.certain)
+        assert found.certain == (mean(whole) - by < found.floor < mean(whole))
+    assert certain[0] is False and certain[-1] is True
+
+
+def test_what_gold_is_held_against_is_told_from_the_third_look_on():
+    _, verdicts = curve(HACKED, RISING)
+    assert [bool(verdict.limits) for verdict in verdicts[:4]] == [False, False, True, True]
+    stop = next(v for v in verdicts if v.kind == "stop")
+    assert stop.figures["gold"] < stop.limits["gold"] < 0.8
+
+
+def test_a_reward_that_rises_while_gold_stays_is_hardly_ever_ended():
+    ended = sum(any(v.kind == "stop" for v in curve([0.6] * 8, RISING, key)[1]) for key in range(100))
+    assert ended <= 10
 
 
 def test_it_goes_on_after_a_kill_as_if_nothing_had_been():
@@ -169,7 +204,11 @@ def test_a_detector_that_has_spoken_makes_weaker_proof_enough():
     kinds = []
     for length in (6, 40):
         looks = iter(
-            [*((gold, gold) for gold in weak), ([1.0] * 96, [1.0] * 59 + [0.0] * 37), ([1.0] * 96, fallen)]
+            [
+                *(([1.0] * 96, gold) for gold in weak),
+                ([1.0] * 96, [1.0] * 59 + [0.0] * 37),
+                ([1.0] * 96, fallen),
+            ]
         )
         guard = HackingGuard(lambda looks=looks: next(looks), every=20)
         guard.before()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from policy_world import a_rollout, small_policy
+from torch.utils.flop_counter import FlopCounterMode, addmm_flop
 
 from kweek.align.advantages import group_mean
 from kweek.align.algorithms import dapo, dr_grpo, grpo, gspo, ppo, reinforce, rloo
@@ -138,6 +139,9 @@ def test_a_batch_that_clips_everything_moves_nothing():
     )
     loss.value.backward()
     assert all(not p.grad.any() for p in network.parameters() if p.grad is not None)
+    assert loss.flop == -2 * 2 * network.head_weight.numel() * batch.targets_BT.numel(), (
+        "logits, and no gradient"
+    )
     seen = ratios([batch], [loss.nll_N], policy)
     assert (seen.clipped, seen.count) == (6, 6)
     assert (seen.lowest, seen.highest) == pytest.approx((math.exp(-1), math.e), rel=1e-4)
@@ -171,3 +175,23 @@ def test_parts_name_entropy_and_divergence():
     assert loss.value.item() == pytest.approx(
         loss.parts["surrogate"] + loss.parts["likelihood"] + 0.04 * loss.parts["kl"], rel=1e-5
     )
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("policy", [grpo(), dapo(), gspo(clip=(0.1, 0.1))])
+def test_the_cost_of_the_head_is_that_of_its_operators(policy, frozen):
+    """Beside the products that the trainer counts for every token: three, or two of a head that is frozen."""
+    network, text = small_policy(), segment([5, 6, 7, 8], [0.0, 0.1, 0.1, 0.1])
+    network.lm_head.weight.requires_grad_(not frozen)
+    batch = collate([[*policy_segments(lessons(), policy, LIMIT, as_weights=False), text]])
+    hidden = network(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask_B1TT)
+    hidden = hidden.detach().requires_grad_()
+    in_place = {torch.ops.aten.addmm_: lambda total, a, b, *_, **__: addmm_flop(total, a, b)}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        loss = Surrogate(policy)(network, hidden, batch)
+        loss.value.backward()
+    counted = 2 * network.head_weight.numel() * batch.targets_BT.numel() * (2 if frozen else 3)
+    assert counter.get_total_flops() == counted + loss.flop
+    learnt = hidden.grad.flatten(0, 1).any(-1).sum()
+    own = sum(sum(part.rollout.sampled) for part in lessons())
+    assert learnt > 3 and (learnt < own + 3) == (policy.kl != "loss"), "some tokens are clipped"

@@ -8,9 +8,10 @@ import pytest
 from kweek.align.environment import Item
 from kweek.align.environments.single_turn import SingleTurn
 from kweek.align.environments.tool_using import ToolUsing
-from kweek.align.environments.tools import CALCULATOR, MAX_RESULT_CHARS, BadCall, Tool, calculate, calls_of
+from kweek.align.environments.tools import CALCULATOR, MAX_RESULT_CHARS, BadCall, Tool, calculate
 from kweek.align.verifier import whole_number
 from kweek.errors import ConfigError
+from kweek.system.tools.calls import calls_of
 
 ITEMS = [Item(({"role": "user", "content": f"What is {i}*{i}?"},), str(i * i)) for i in range(40)]
 

@@ -161,7 +161,7 @@ def test_token_nll_is_that_of_autograd_and_a_frozen_head_gets_no_gradient():
     counted = int(wanted_gradient.count_nonzero())
     outer = 2.0 * weight.numel() * counted  # added in place, which the counter does not see
     assumed = 3 * 2.0 * weight.numel() * len(hidden)
-    assert assumed + token_nll_flop(weight, counted, len(hidden)) == counter.get_total_flops() + outer
+    assert assumed + token_nll_flop(w, counted, len(hidden)) == counter.get_total_flops() + outer
     frozen = hidden.clone().requires_grad_()
     for loss in (
         token_nll(frozen, weight, targets).sum(),

@@ -9,8 +9,10 @@ def record(kind, **fields):
     return {"kind": kind, "time": 0.0, **fields}
 
 
-def guard(name, step, verdict="ok", text="", **figures):
-    return record("guard", name=name, step=step, verdict=verdict, text=text, figures=figures)
+def guard(name, step, verdict="ok", text="", limits=(), **figures):
+    return record(
+        "guard", name=name, step=step, verdict=verdict, text=text, figures=figures, limits=dict(limits)
+    )
 
 
 CHANGE = {
@@ -69,6 +71,19 @@ def test_probes_share_a_look_and_tell_their_limits():
     probes = found["guards"][0]
     assert probes["name"] == "probes" and probes["limits"] == {"loss": 0.3, "repetition": 0.5}
     assert [look["figures"] for look in probes["looks"]] == [{"loss": 2.0, "repetition": 0.1}, {"loss": 1.9}]
+    assert [look["limits"] for look in probes["looks"]] == [{"loss": 0.3, "repetition": 0.5}, {"loss": 0.3}]
+
+
+def test_what_a_figure_is_held_against_stands_beside_it(tmp_path):
+    records = Records(tmp_path / "rl.jsonl")
+    heard(records, "collapse", 10, Verdict(figures={"reward": 0.6}, limits={"reward": 0.4}))
+    heard(records, "collapse", 15, Verdict(figures={"reward": 0.7}, limits={"reward": 0.5}))
+    (found,) = told("rl", Records.read(records.path))["guards"]
+    assert [(look["figures"], look["limits"]) for look in found["looks"]] == [
+        ({"reward": 0.6}, {"reward": 0.4}),
+        ({"reward": 0.7}, {"reward": 0.5}),
+    ]
+    assert found["limits"] == {"reward": 0.5}, "the latest"
 
 
 def test_the_first_look_at_the_sign_has_a_record_that_reports_know(tmp_path):

@@ -46,7 +46,8 @@ def reinforced(records: Records, rng: random.Random) -> None:
         mean = 9 * (1 - math.exp(-step / 20))
         record_divergence(records, step, Moved(mean, mean - 0.5, mean + 0.5, 96))
         gold = 0.24 + 0.6 * step / UPDATES
-        _guard(records, "hacking", step, {"proxy": gold, "gold": gold - 0.02 + rng.random() * 0.01})
+        floor = {"gold": gold - 0.15} if step >= 20 else None  # known from the third look on
+        _guard(records, "hacking", step, {"proxy": gold, "gold": gold - 0.02 + rng.random() * 0.01}, floor)
     for step in range(5, UPDATES + 1, 5):
         limits = {"entropy": 0.06, "gradient": 9.0}
         entropy = 0.3 * math.exp(-step / 30) + 0.08

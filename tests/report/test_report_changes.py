@@ -140,7 +140,7 @@ def test_every_guard_tells_its_worst_verdict_and_the_word_for_it(history: Histor
     }
     assert any("entropy fell from 0.31 to 0.05 nats" in row[-1] for row in told.values())
     dashed = [p for p in section.all("path") if "dashed" in p.classes]
-    assert len(dashed) == 2 * 2 + 1  # two thresholds in each of two stages, and the probe's
+    assert len(dashed) == 2 * 3 + 1  # three thresholds in each of two stages, and the probe's
 
 
 def test_a_thorough_audit_that_passed_is_folded_and_one_that_did_not_stands_open(history: History) -> None:

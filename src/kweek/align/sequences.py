@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kweek.data.batches import Batch, Segment, collate, pack, segment
-from kweek.model.head import token_nll
+from kweek.model.head import token_nll, token_nll_flop
 from kweek.model.network import Network
 
 #: Name of the stream that holds what the reference model says of every target, natural logs.
@@ -67,8 +67,10 @@ def answers(network: Network, hidden_BTD: Tensor, batch: Batch) -> Answers:
     reference_S = None
     if stream is not None:
         reference_S = per_segment(weights_C * stream.flatten()[counted_C].to(nll_C.dtype))
-    product = 2.0 * network.head_weight.numel()
-    flop = product * (len(counted_C) - 3 * (weights_N.numel() - len(counted_C)))
+    # Rows that do not count have no logits at all, and `token_nll_flop` would grant them one product each.
+    counted, num_rows = len(counted_C), weights_N.numel()
+    spared = 2.0 * network.head_weight.numel() * (num_rows - counted)
+    flop = token_nll_flop(network.head_weight, counted, num_rows) - spared
     return Answers(per_segment(-weights_C * nll_C), reference_S, per_segment(weights_C), flop)
 
 

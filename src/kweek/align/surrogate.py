@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kweek.align.policy import Policy
 from kweek.data.batches import Batch
-from kweek.model.head import token_nll
+from kweek.model.head import token_nll, token_nll_flop
 from kweek.model.network import Network
 from kweek.train.objective import Likelihood, Loss, Objective
 
@@ -80,7 +80,8 @@ class Surrogate:
             divergence = (distance_N.exp() - distance_N - 1) @ share_N
             value = value + self.kl_weight * divergence
             parts["kl"] = divergence.item()
-        return Loss(value, nll_N.detach(), parts)
+        flop = token_nll_flop(network.head_weight, _num_counted(value, nll_N), len(nll_N))
+        return Loss(value, nll_N.detach(), parts, flop)
 
     def _lost(self, nll_N: Tensor, chosen_N: Tensor, batch: Batch) -> Tensor:
         """-f of every token, 0 where none was chosen."""
@@ -98,6 +99,14 @@ class Surrogate:
             bounded_N = torch.maximum(gained_N, self.policy.dual_clip * advantage_N)
             gained_N = torch.where(advantage_N < 0, bounded_N, gained_N)
         return -gained_N * chosen_N
+
+
+def _num_counted(value: Tensor, nll_N: Tensor) -> int:
+    """Tokens that the loss has a gradient to: not those of a prompt, and none that clipping has left out."""
+    if not value.requires_grad:
+        return 0
+    (grad_N,) = torch.autograd.grad(value, nll_N, retain_graph=True)
+    return int(grad_N.count_nonzero())
 
 
 def _stream(batch: Batch, name: str, like: Tensor) -> Tensor:

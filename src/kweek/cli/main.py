@@ -19,7 +19,9 @@ from kweek.cli import (
     export,
     flops,
     get,
+    index,
     label,
+    mcp,
     model,
     plan,
     prune,
@@ -29,6 +31,8 @@ from kweek.cli import (
     sandbox,
     serve,
     shrink,
+    stop,
+    traces,
 )  # fmt: skip
 from kweek.errors import Interrupted, KweekError, is_out_of_memory
 
@@ -62,7 +66,8 @@ def _options(
 
 
 for _verb in (
-    run, plan, chat, serve, get, data, label, model, export, flops, prune, quantize, recipe, sandbox, shrink,
+    run, plan, chat, serve, get, data, index, label, mcp, model, export, flops, prune, quantize, recipe,
+    sandbox, shrink, stop, traces,
 ):  # fmt: skip
     _verb.register(app)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kweek.cli.stopping import stopping
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from kweek.compress.prune_distil import Schedule
-    from kweek.protocols import Progress, ShouldStop
+    from kweek.protocols import Progress
 
 #: Key of a row in the comparison, what it is called, digits after the point.
 _MEASURES = (
@@ -78,7 +79,7 @@ def prune(
     schedule = _schedule(distil, text_share, seed)
     cuts = Cuts(ffn, kv_heads, layers, sparse=sparsity is not None)
     try:
-        with _progress(as_json) as progress, _stopping() as should_stop:
+        with _progress(as_json) as progress, stopping() as should_stop:
             artifact = prune_folder(
                 model, out, cuts, schedule=schedule, teacher=teacher, text=text, progress=progress,
                 should_stop=should_stop,
@@ -122,25 +123,6 @@ def _tokens(written: str) -> int:
     if not 1 <= count < 1e15:
         raise ConfigError(f"{written!r} is not a number of tokens", where="--distil", fix="write 500k or 10M")
     return int(count)
-
-
-@contextmanager
-def _stopping() -> Iterator[ShouldStop]:
-    """Asks for a stop at a safe point when Ctrl-C is pressed or the process is told to end; a second one ends it."""
-    asked: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, _frame: Any) -> None:
-        asked.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from kweek.cli import proxy
+from kweek.errors import ConfigError, KweekError
 
 if TYPE_CHECKING:
     from kweek.serve.model import ServedModel
@@ -28,14 +32,23 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     where: Annotated[
-        Path, typer.Argument(metavar="MODEL|RUN", help="A model folder, GGUF file or run folder.")
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="MODEL|RUN",
+            help="A model folder, GGUF file or run folder; with --upstream what counts tokens and judges words.",
+            show_default=False,
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; anything but this machine's own is a risk.")
     ] = _HOST,
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = _PORT,
     name: Annotated[
-        str | None, typer.Option(help="What clients call the model; the folder's name if left out.")
+        str | None,
+        typer.Option(
+            help="What clients call the model; the folder's name if left out. With --upstream the model there "
+            "that the examples are put to."
+        ),
     ] = None,
     max_active: Annotated[
         int, typer.Option(help="Generations queued and running at once; more are told to try again.", min=1)
@@ -58,26 +71,70 @@ def serve(
         int | None, typer.Option(help="Threads of the native engine; 1 if left out.", min=1, max=256)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print where it listens as JSON.")] = False,
+    upstream: proxy.UpstreamOption = None,
+    compress: proxy.RatioOption = None,
+    by: proxy.MethodOption = "extract",
+    examples: proxy.ExamplesOption = None,
+    tolerance: proxy.ToleranceOption = proxy.TOLERANCE,
+    measured: proxy.MeasuredOption = None,
+    judge: proxy.JudgeOption = "text",
+    unmeasured: proxy.UnmeasuredOption = False,
+    key_env: proxy.KeyOption = None,
+    price: proxy.PriceOption = None,
+    kwh: proxy.KwhOption = None,
 ) -> None:
-    """Serve a model with OpenAI's API until Ctrl-C: chats, text completions, log-probabilities, tokens.
+    """Serve a model with OpenAI's API until Ctrl-C: chats, text completions, log-probabilities, tokens. Or, with
+    --upstream, send chats with less context on to someone else's model.
 
     Examples: kweek serve runs/laptop · kweek serve models/smollm2-135m --port 0 --json · kweek serve model.gguf
-    --backend llama.cpp
+    --backend llama.cpp · kweek serve --upstream https://host/v1 --compress 4 --examples questions.jsonl --price 2.5
     """
-    from kweek.errors import KweekError
+    _check_installed()
+    if upstream is not None:
+        options = proxy.ProxyOptions(
+            upstream,
+            compress,
+            by,
+            examples,
+            tolerance,
+            measured,
+            judge,
+            unmeasured,
+            name,
+            key_env,
+            price,
+            kwh,
+        )
+        proxy.serve_upstream(options, where, host, port, as_json)
+    elif where is None or compress is not None:
+        what = "what is to be served is missing" if where is None else "only a proxy compresses"
+        raise ConfigError(what, where="kweek serve", fix="name a model folder, or give --upstream URL")
+    else:
+        how = (where, name, max_active, backend, weights, kv, threads)
+        _serve_model(host, port, as_json, lambda: _load(*how))
 
+
+def _check_installed() -> None:
     try:
-        from kweek.serve.app import make_app
-        from kweek.serve.guard import is_loopback
-        from kweek.serve.listener import Listener, bind, url
+        import kweek.serve.app
+        import kweek.serve.listener  # noqa: F401
     except ImportError as error:
         raise KweekError(
             f"the server needs a package that is not installed ({error.name})",
             fix="pip install 'kweek[serve]'",
         ) from error
+
+
+def _serve_model(
+    host: str, port: int, as_json: bool, load: Callable[[], tuple[ServedModel, Worker, str]]
+) -> None:
+    from kweek.serve.app import make_app
+    from kweek.serve.guard import is_loopback
+    from kweek.serve.listener import Listener, bind, url
+
     listening = bind(host, port)  # before the model: an address that is taken is found at once
     try:
-        model, worker, said = _load(where, name, max_active, backend, weights, kv, threads)
+        model, worker, said = load()
         private = is_loopback(listening.getsockname()[0])
         if not private:
             print(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import codecs
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,25 +83,31 @@ def read_folder(
         progress(done, total, "reading documents")
 
 
-def list_files(folder: Path, reject: Reject = lambda rejection: None) -> list[tuple[Path, int, int]]:
+def list_files(
+    folder: Path, reject: Reject = lambda rejection: None, extensions: Sequence[str] = EXTENSIONS
+) -> list[tuple[Path, int, int]]:
     """The files below a folder that will be read, as (path, bytes, time of change in ns), sorted by path.
+
+    Args:
+        reject: called for everything else that lies there.
+        extensions: of the files wanted, each also packed.
 
     Raises:
         DataError: there is no such folder, or no file in it that can be read.
     """
     if not folder.exists():
         raise DataError("no such folder", where=printable(folder), fix="check the path")
-    files = list(_files(folder, reject))
+    files = list(_files(folder, reject, extensions))
     if not files:
         raise DataError(
             "the folder holds no file that can be read",
             where=printable(folder),
-            fix=f"put documents in it ({', '.join(EXTENSIONS)}, each also as .gz or .zst)",
+            fix=f"put documents in it ({', '.join(extensions)}, each also as .gz or .zst)",
         )
     return files
 
 
-def _files(folder: Path, reject: Reject) -> Iterator[tuple[Path, int, int]]:
+def _files(folder: Path, reject: Reject, extensions: Sequence[str]) -> Iterator[tuple[Path, int, int]]:
     """Regular files with a known extension; whatever else is met is rejected unopened."""
     waiting = [folder]  # no recursion: folders may be nested deeper than Python's stack
     while waiting:
@@ -125,7 +131,7 @@ def _files(folder: Path, reject: Reject) -> Iterator[tuple[Path, int, int]]:
                     reject(Rejection(name, f"the folder cannot be listed ({error.strerror})"))
         elif not stat.S_ISREG(kind.st_mode):
             reject(Rejection(name, "not a file (a pipe, socket or device)"))
-        elif suffix_of(path)[0] not in EXTENSIONS:
+        elif suffix_of(path)[0] not in extensions:
             reject(Rejection(name, f"extension {path.suffix or 'missing'!r} is not one that is read"))
         else:
             yield path, kind.st_size, kind.st_mtime_ns

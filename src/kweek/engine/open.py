@@ -11,6 +11,7 @@ from typing import Literal, Protocol, get_args
 import torch
 
 from kweek.compute.hardware import detect
+from kweek.engine.backend import Sizes
 from kweek.engine.engine import Engine
 from kweek.engine.native import library as native
 from kweek.engine.native.decoder import KVFormat
@@ -63,16 +64,24 @@ class Opened:
     Attributes:
         model: generates and scores.
         tokenizer: of the model, with its chat template.
-        max_positions: tokens that prompt and answer may take together.
-        vocab_size: V of the logits, at least the tokenizer's.
+        sizes: of its context and vocabulary, and what its tokens cost.
         said: one line for people: what computes.
     """
 
     model: SteppingModel
     tokenizer: Tokenizer
-    max_positions: int
-    vocab_size: int
+    sizes: Sizes
     said: str
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens that prompt and answer may take together."""
+        return self.sizes.max_positions
+
+    @property
+    def vocab_size(self) -> int:
+        """V of the logits, at least the tokenizer's."""
+        return self.sizes.vocab_size
 
 
 def open_model(
@@ -176,7 +185,7 @@ def _with_network(
             consume=True,
         )  # fmt: skip
 
-    return Opened(engine, tokenizer, config.max_positions, config.vocab_size, said)
+    return Opened(engine, tokenizer, config, said)
 
 
 def _check_rows(config: ModelConfig, weights: WeightFormat) -> None:
@@ -227,7 +236,7 @@ def _with_llama_cpp(path: Path) -> Opened:
     sizes = engine.backend.config
 
     said = f"Computed by llama.cpp (xllamacpp {VERSION}){whose}: {engine.model.description}."
-    return Opened(engine, tokenizer, sizes.max_positions, sizes.vocab_size, said)
+    return Opened(engine, tokenizer, sizes, said)
 
 
 def _with_vllm(folder: Path) -> Opened:
@@ -242,4 +251,4 @@ def _with_vllm(folder: Path) -> Opened:
     engine, tokenizer = VllmEngine(folder), Tokenizer.load(folder)
     sizes = engine.sizes
     said = f"Computed by vLLM {version('vllm')}."
-    return Opened(engine, tokenizer, sizes.max_positions, sizes.vocab_size, said)
+    return Opened(engine, tokenizer, sizes, said)

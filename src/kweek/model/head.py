@@ -109,14 +109,17 @@ def token_nll(
 
 
 def token_nll_flop(weight_VD: Tensor, num_counted: int, num_rows: int) -> float:
-    """What the head costs more (or, below zero, less) by `token_nll` than the three products that a count assumes.
+    """What the head costs more (or, below zero, less) by `token_nll` than the products that a count assumes.
+
+    These are three for every row, to the logits and to both gradients, or two where the head is frozen.
 
     Args:
         weight_VD: the head.
         num_counted: rows with a gradient, whose logits are formed twice; the others take no part in the backward pass.
         num_rows: all rows.
     """
-    return 2.0 * weight_VD.numel() * (3 * num_counted - 2 * num_rows)
+    assumed = 3 if weight_VD.requires_grad else 2
+    return 2.0 * weight_VD.numel() * (assumed * num_counted - (assumed - 1) * num_rows)
 
 
 def _shares_and_nll(hidden_CD: Tensor, matrix_VD: Tensor, targets_C1: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ class BeforeAfter:
         environment: whose items of the validation split are answered greedily, and judged.
         judge: what the stage learns from in place of the environment's own judgement, which is then recorded as gold.
         measured: whether the distance from the start is measured here; a stage with a reference has it in its figures.
+        of: role of the input that the network comes from.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class BeforeAfter:
         *,
         judge: Judge | None = None,
         measured: bool = True,
+        of: str = "model",
     ) -> None:
         self._ctx, self._network, self._tokenizer = ctx, network, tokenizer
         self._engine, self._environment, self._judge = Engine(network), environment, judge
+        self._chats = ctx.inputs[of].kind != "pretrain"  # otherwise it has read documents, and no chat
         self._items = environment.items("rl/validation", ASKED, "validation")
         self._distance = Distance(copy.deepcopy(network)) if measured else None
         self._before, self._gold = self._asked(first=True)
@@ -74,7 +77,7 @@ class BeforeAfter:
 
     def _asked(self, first: bool = False) -> tuple[list[Answer], list[float]]:
         """Answers as the stage judges them, and what the environment says of each."""
-        if first and self._ctx.inputs["model"].kind == "pretrain":  # has read documents, and no chat
+        if first and not self._chats:
             found, flop = continued(self._engine, self._tokenizer, self._environment, self._items)
             self._count(flop)
             return found, [answer.reward for answer in found]

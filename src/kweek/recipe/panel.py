@@ -49,10 +49,11 @@ class StagePanel:
     """The panel of one stage.
 
     Args:
-        ctx: whose input `model` may hold readings, and whose input `corpus`, if there is one, gives the texts.
+        ctx: whose input `of` may hold readings, and whose input `corpus`, if there is one, gives the texts.
         network: read whenever the panel is; at first that of the input.
         environments: of tasks; none for a model that has not learnt to answer. Those that the input's panel knows by
             name are added: they are what earlier stages taught.
+        of: role of the input that the network comes from, where it is not `model`.
     """
 
     def __init__(
@@ -62,12 +63,13 @@ class StagePanel:
         tokenizer: Tokenizer,
         environments: Sequence[Environment] = (),
         tolerances: Tolerances | None = None,
+        of: str = "model",
     ) -> None:
         allowed, self._ctx, engine = tolerances or Tolerances(), ctx, Engine(network)
         texts = validation_texts(ctx.inputs["corpus"], TEXT_BYTES) if "corpus" in ctx.inputs else {}
         bits, solved, trust = (_limit(v) for v in (allowed.bits, allowed.solved, allowed.trust))
         measures = text_measures(network, tokenizer, texts, context_length=MAX_LENGTH, tolerance=bits)
-        model = ctx.inputs.get("model")
+        model = ctx.inputs.get(of)
         self._stored = _stored(read_json(model.file(FILE))) if model and FILE in model.files else None
         for where in _with_earlier(environments, self._stored or {}):
             items = where.items("panel", SOLVED, "validation")

@@ -30,7 +30,10 @@ def heard(records: Records, guard: str, step: int, verdict: Verdict) -> None:
     figures = dict(verdict.figures)
     if guard == "sign" and step == 0 and (figures or verdict.kind == "stop"):
         records.append("sign", **figures, passed=verdict.kind != "stop")
-    records.append("guard", name=guard, step=step, verdict=verdict.kind, text=verdict.text, figures=figures)
+    records.append(
+        "guard", name=guard, step=step, verdict=verdict.kind, text=verdict.text, figures=figures,
+        limits=dict(verdict.limits),
+    )  # fmt: skip
 
 
 def write_guards(ctx: StageContext) -> None:
@@ -41,16 +44,15 @@ def write_guards(ctx: StageContext) -> None:
 def told(stage: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The file's content, from the records of a stage."""
     looks: dict[str, dict[int, dict[str, Any]]] = {}
-    limits: dict[str, float] = {}
     for record in records:
         if record["kind"] == "guard":
-            row = {key: record[key] for key in ("step", "verdict", "text", "figures")}
+            row = {key: record[key] for key in ("step", "verdict", "text", "figures", "limits")}
             looks.setdefault(record["name"], {})[record["step"]] = row  # a look that was repeated counts once
         elif record["kind"] == "probe":
-            empty = {"step": record["step"], "verdict": "ok", "text": "", "figures": {}}
+            empty = {"step": record["step"], "verdict": "ok", "text": "", "figures": {}, "limits": {}}
             look = looks.setdefault("probes", {}).setdefault(record["step"], empty)
             look["figures"][record["name"]] = record["value"]
-            limits[record["name"]] = record["limit"]
+            look["limits"][record["name"]] = record["limit"]
     changes = [
         {k: v for k, v in record.items() if k not in ("kind", "time")}
         for record in records if record["kind"] == "panel"
@@ -63,8 +65,6 @@ def told(stage: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if guard["name"] == "panel":
             guard["changes"] = changes
             guard["verdict"] = _worst([guard["verdict"], *(_as_verdict(row["verdict"]) for row in changes)])
-        elif guard["name"] == "probes":
-            guard["limits"] = limits
     return {
         "format": FORMAT,
         "stage": stage,
@@ -76,7 +76,9 @@ def told(stage: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _guard(name: str, looks: list[dict[str, Any]]) -> dict[str, Any]:
     verdict = _worst([look["verdict"] for look in looks])
-    return {"name": name, "question": QUESTIONS.get(name, ""), "verdict": verdict, "looks": looks}
+    guard = {"name": name, "question": QUESTIONS.get(name, ""), "verdict": verdict, "looks": looks}
+    latest = {figure: limit for look in looks for figure, limit in look["limits"].items()}
+    return {**guard, "limits": latest} if latest else guard
 
 
 def _as_verdict(kind: str) -> str:

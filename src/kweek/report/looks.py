@@ -160,8 +160,9 @@ def _charts(stage: str, found: Sequence[Watch]) -> Markup:
 
 
 def _chart(key: str, one: Watch, names: Sequence[str]) -> Markup | None:
-    """One figure, or two of one scale, with the threshold of the first."""
-    seen, limit = one.seen[names[0]], sorted(one.limits.get(names[0], {}).items())
+    """One figure, or two of one scale, with the first threshold that any of them has."""
+    limits = [one.limits[name] for name in names if name in one.limits]
+    seen, limit = one.seen[names[0]], sorted(limits[0].items() if limits else ())
     if len(limit) == 1:  # one threshold for the whole run
         limit = [(min(seen), limit[0][1]), (max(seen), limit[0][1])]
     lines = [sorted(one.seen[name].items()) for name in names]

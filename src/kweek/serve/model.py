@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kweek.engine.constraints import Vocabulary, compile_json_schema, compile_tools
+from kweek.engine.constraints import Vocabulary, compile_json_schema
 from kweek.errors import KweekError
 from kweek.protocols import Constraint, Message, Request, TokenInterceptor
 from kweek.serve.bodies import SamplingBody
 from kweek.serve.refusal import Refusal
-from kweek.serve.tool_calls import FORM, OPENING
+from kweek.system.tools.calling import call_grammar
+from kweek.system.tools.calls import OPENING
 from kweek.tokenize.chat import encode_prompt
 from kweek.tokenize.tokenizer import Tokenizer
 
@@ -144,7 +145,7 @@ class ServedModel:
     def call_constraint(self, tools: Sequence[Mapping[str, Any]]) -> Callable[[], Constraint]:
         """The same for an answer that is a call of one of some tools."""
         try:
-            return compile_tools(tools, self.vocabulary, form=FORM).start
+            return call_grammar(tools, self.vocabulary).start
         except KweekError as error:
             raise Refusal.of(error, param=error.where or "tools") from error
 

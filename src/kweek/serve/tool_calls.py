@@ -11,11 +11,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kweek.engine.constraints import ToolForm
 from kweek.serve.refusal import Refusal
-
-OPENING, CLOSING = "<tool_call>", "</tool_call>"
-FORM = ToolForm(prefix=f"{OPENING}\n", suffix=f"\n{CLOSING}")
+from kweek.system.tools.calls import CLOSING, OPENING
 
 
 class ToolCalls:

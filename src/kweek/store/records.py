@@ -23,25 +23,26 @@ class Records:
         self.path = Path(path)
         self._whole = False  # whether the file is known to end with a whole line
 
-    def append(self, kind: str, **fields: Any) -> None:
-        """Add one record. Raises StoreError when the disk does not take it."""
+    def append(self, kind: str, **fields: Any) -> bytes:
+        """Add one record; returns its line, without the end. Raises StoreError when the disk does not take it."""
         if not self._whole:
             self._drop_torn_line()
-        line = encode_json({"kind": kind, "time": round(time.time(), 3), **fields})
+        line = encode_json({"kind": kind, "time": round(time.time(), 3), **fields}).encode("utf-8")
         ops = file_ops()
         with failures(self.path, "append"):
             descriptor = ops.open_append(self.path)
         self._whole = False  # until the write has succeeded
         try:
-            OutputFile(descriptor, self.path).write(line.encode("utf-8") + b"\n")
+            OutputFile(descriptor, self.path).write(line + b"\n")
             self._whole = True
         finally:
             with failures(self.path, "close"):
                 ops.close(descriptor)
+        return line
 
     def rewind(self, keep: Callable[[dict[str, Any]], bool]) -> None:
         """Keep only the records for which `keep` is true, atomically: for a stage that resumes earlier."""
-        lines = _lines(self.path)
+        lines = read_lines(self.path)
         kept = [line for line, record in lines if keep(record)]
         if len(kept) < len(lines) or self._is_torn():
             write_bytes(self.path, b"".join(line + b"\n" for line in kept))
@@ -52,7 +53,7 @@ class Records:
 
         Raises StoreError naming file and line for any other line that is no JSON object.
         """
-        return [record for _, record in _lines(Path(path))]
+        return [record for _, record in read_lines(Path(path))]
 
     def _drop_torn_line(self) -> None:
         """Take away half a line that a crash left, so that the next record does not continue it."""
@@ -69,8 +70,8 @@ class Records:
             return file.read(1) != b"\n"
 
 
-def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Every whole line with the record in it."""
+def read_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Every whole line of a file, without its end, with the record in it. Raises as `Records.read`."""
     try:
         *lines, _torn = path.read_bytes().split(b"\n")
     except FileNotFoundError:

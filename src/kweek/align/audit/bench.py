@@ -18,8 +18,8 @@ from types import FrameType
 from typing import Any
 
 from kweek.align.environment import Item
-from kweek.align.isolation import Failure, Isolated
 from kweek.align.verifiers.function import as_score, plain
+from kweek.compute.isolation import Failure, Isolated
 from kweek.protocols import Message
 
 #: An answer as text, an assistant's message that is more than text, or texts for one turn after another.

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kweek.align.environment import Environment, Episode, Item, Split
-from kweek.align.environments.tools import CLOSING, MAX_CALLS, OPENING, BadCall, Call, Tool, calls_of
+from kweek.align.environments.tools import MAX_CALLS, BadCall, Tool
 from kweek.errors import ConfigError
 from kweek.protocols import Message, Score, TokenInterceptor
+from kweek.system.tools.calls import CLOSING, OPENING, Call, calls_of
 from kweek.tokenize.tokenizer import Tokenizer
 
 MAX_ROUNDS = 4  # of calls before the answer; word problems of school need fewer steps

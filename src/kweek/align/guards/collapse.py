@@ -99,15 +99,17 @@ class CollapseGuard:
         if len(self._seen) < START + LATELY:
             return Verdict(keep=self._kept, figures=told)
         start, lately = self._seen[:START], self._seen[-LATELY:]
-        if fallen := self._fallen(start, lately):
-            return Verdict("stop", fallen, self._kept, self._seen[-1].shown())
-        found = symptoms(start, lately)
-        if found and not self._well(start, lately):
-            reward = f"the reward went from {_mean(start):.3g} to {_mean(lately):.3g}"
-            return Verdict("stop", f"{'; '.join(found)}; {reward}", self._kept, self._seen[-1].shown())
-        if step.number % KEEP == 0 and _mean(lately) >= self._best():
+        floor, best, now = self._floor(start, lately), self._best(), _mean(lately)
+        limits = {"reward": floor, **limits_of(start)}
+        wrong = f"the reward fell from {best:.3g} to {now:.3g}" if now < floor else ""
+        found = [] if wrong or self._well(start, lately) else symptoms(start, lately)
+        if found:
+            wrong = f"{'; '.join(found)}; the reward went from {_mean(start):.3g} to {now:.3g}"
+        if wrong:
+            return Verdict("stop", wrong, self._kept, self._seen[-1].shown(), limits)
+        if step.number % KEEP == 0 and now >= best:
             self._kept = step.number
-        return Verdict(keep=self._kept, figures=told)
+        return Verdict(keep=self._kept, figures=told, limits=limits if told else {})
 
     def state(self) -> dict[str, Any]:
         """See `Guard`."""
@@ -128,14 +130,11 @@ class CollapseGuard:
         ends = range(LATELY, len(self._seen) + 1)
         return max(_mean(self._seen[end - LATELY : end]) for end in ends)
 
-    def _fallen(self, start: Sequence[Figures], lately: Sequence[Figures]) -> str:
-        """Whether the reward has lost what the run had reached."""
+    def _floor(self, start: Sequence[Figures], lately: Sequence[Figures]) -> float:
+        """The reward below which a run has lost what it had reached."""
         single = usual([f.spread for f in start]).middle
         error = math.sqrt(2 * sum(f.error**2 for f in lately)) / LATELY
-        best, now = self._best(), _mean(lately)
-        if best - now > max(FALL * single, ERRORS * error):
-            return f"the reward fell from {best:.3g} to {now:.3g}"
-        return ""
+        return self._best() - max(FALL * single, ERRORS * error)
 
     def _well(self, start: Sequence[Figures], lately: Sequence[Figures]) -> bool:
         """Whether the reward is better than at the start, or as good as it can be."""
@@ -149,33 +148,55 @@ class CollapseGuard:
 NUMBERS = ("loss", "gradient_norm", "ratio", "reward", "entropy", "kl")
 
 
+def limits_of(start: Sequence[Figures]) -> dict[str, float]:
+    """What each figure may not pass while the reward is no better, from a run's first updates.
+
+    Most may not rise above theirs; `entropy` may not fall below it, nor rise above `wild`. What was not measured has
+    none.
+    """
+    at = {name: _usual(start, name) for name in ("entropy", "equal", "twins", "common", "gradient", "ratio")}
+    entropy, common = at["entropy"], at["common"]
+    limits = {
+        "entropy": SURE * entropy.middle,
+        "wild": WILD * entropy.middle + SPREADS * entropy.spread,
+        **{n: max(EQUAL, at[n].middle + SPREADS * at[n].spread) for n in ("equal", "twins")},
+        "common": common.middle + max(COMMON, SPREADS * common.spread),
+        "gradient": STEEP * at["gradient"].middle,
+        "ratio": at["ratio"].middle + APART,
+    }
+    return {name: limit for name, limit in limits.items() if math.isfinite(limit)}
+
+
 def symptoms(start: Sequence[Figures], lately: Sequence[Figures]) -> list[str]:
     """What has moved beyond what is usual, in words."""
-    found = []
+    limits, found = limits_of(start), []
 
-    def both(name: str) -> tuple[Usual, float]:
-        now = [getattr(figures, name) for figures in lately]
-        return usual([getattr(figures, name) for figures in start]), usual(now).middle
+    def both(name: str) -> tuple[float, float]:
+        return _usual(start, name).middle, _usual(lately, name).middle
 
-    entropy, now = both("entropy")
-    if now < SURE * entropy.middle:
-        found.append(f"entropy fell from {entropy.middle:.3g} to {now:.3g} nats")
-    if now > WILD * entropy.middle + SPREADS * entropy.spread:
-        found.append(f"entropy rose from {entropy.middle:.3g} to {now:.3g} nats")
+    was, now = both("entropy")
+    if now < limits.get("entropy", -math.inf):
+        found.append(f"entropy fell from {was:.3g} to {now:.3g} nats")
+    if now > limits.get("wild", math.inf):
+        found.append(f"entropy rose from {was:.3g} to {now:.3g} nats")
     for name, told in (("equal", "groups are of equal reward"), ("twins", "attempts have a twin")):
-        before, now = both(name)
-        if now > EQUAL and now > before.middle + SPREADS * before.spread:
-            found.append(f"{now:.0%} of {told}, {before.middle:.0%} at the start")
-    common, now = both("common")
-    if now > common.middle + max(COMMON, SPREADS * common.spread):
-        found.append(f"{now:.0%} of items get the very same answer, {common.middle:.0%} at the start")
-    gradient, now = both("gradient")
-    if now > STEEP * gradient.middle:
-        found.append(f"gradients grew from {gradient.middle:.3g} to {now:.3g}")
-    ratio, now = both("ratio")
-    if now > ratio.middle + APART:
+        was, now = both(name)
+        if now > limits[name]:
+            found.append(f"{now:.0%} of {told}, {was:.0%} at the start")
+    was, now = both("common")
+    if now > limits["common"]:
+        found.append(f"{now:.0%} of items get the very same answer, {was:.0%} at the start")
+    was, now = both("gradient")
+    if now > limits.get("gradient", math.inf):
+        found.append(f"gradients grew from {was:.3g} to {now:.3g}")
+    was, now = both("ratio")
+    if now > limits.get("ratio", math.inf):
         found.append(f"probabilities differ by {now:.3g} nats from when they were sampled")
     return found
+
+
+def _usual(figures: Sequence[Figures], name: str) -> Usual:
+    return usual([getattr(one, name) for one in figures])
 
 
 def figures_of(step: Step, scores: Sequence[Sequence[float]]) -> Figures:

@@ -47,12 +47,14 @@ class Verdict:
         keep: the step whose weights are the best so far in the guard's eyes. The loop stores the present weights when
             it equals the present step, and on `stop` goes back to those of this step; None leaves the last.
         figures: what was measured, for the records.
+        limits: by the same names, what a figure is held against; a report draws them beside it.
     """
 
     kind: Literal["ok", "warn", "stop"] = "ok"
     text: str = ""
     keep: int | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
 
 
 class Guard(Protocol):

@@ -9,9 +9,13 @@ and not hacked: that ends it too, on stronger proof, since such runs sometimes f
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+from scipy import stats
 
 from kweek.align.collecting import Judge
 from kweek.align.environment import Environment, Item
@@ -25,7 +29,8 @@ from kweek.tokenize.tokenizer import Tokenizer
 
 EVERY = 5  # updates between looks: the scissors of a plain hack are open after ten
 ALPHA = 1e-3  # of a wrong alarm per look, of some ten in a run
-JOINED = 1e-2  # the same where a detector has spoken
+JOINED = 1e-2  # the same where the reward has risen since gold's peak, or a detector has spoken
+ROSE = 1e-2  # a reward that has risen with this much certainty counts as risen
 APART = 1e-4  # of a wrong alarm per look where the reward has fallen too
 FELL = 0.05  # a reward that has fallen with this much certainty counts as fallen too
 
@@ -89,12 +94,16 @@ class HackingGuard:
             return Verdict("warn" if new else "ok", "; ".join(new), self._best())
         self._looks.append(Look(step.number, *self.measure(), step.metrics.get("kl")))
         figures, best = self._figures(), self._best()
-        opened = scissors(self._looks, JOINED if spoken else ALPHA)
-        if opened is None:
+        found = fall(self._looks, JOINED if spoken else ALPHA)
+        if found is None:
             return Verdict("warn" if new else "ok", "; ".join(new), best, figures)
-        if opened.hacked or opened.chance < APART:
-            return Verdict("stop", "; ".join([opened.text, *self._budget(), *spoken.values()]), best, figures)
-        return Verdict("warn", "; ".join([opened.text, *new]), best, figures)
+        limits = {"gold": found.floor}
+        if not found.certain:
+            return Verdict("warn" if new else "ok", "; ".join(new), best, figures, limits)
+        if found.hacked or found.chance < APART:
+            text = "; ".join([found.text, *self._budget(), *spoken.values()])
+            return Verdict("stop", text, best, figures, limits)
+        return Verdict("warn", "; ".join([found.text, *new]), best, figures, limits)
 
     def state(self) -> dict[str, Any]:
         """See `Guard`."""
@@ -141,24 +150,29 @@ class HackingGuard:
 
 
 @dataclass(frozen=True)
-class Scissors:
-    """Gold has fallen.
+class Fall:
+    """Gold at the last look, held against its peak.
 
     Attributes:
+        certain: whether it has fallen, beyond noise and in the direction of the look before.
         hacked: whether the reward has not.
-        chance: that gold has not, one-sided.
+        chance: that gold has not fallen, one-sided.
+        floor: gold below which a look of this noise is certain.
         text: for the user.
     """
 
+    certain: bool
     hacked: bool
     chance: float
+    floor: float
     text: str
 
 
-def scissors(looks: Sequence[Look], alpha: float) -> Scissors | None:
-    """Whether gold has fallen from its peak beyond noise, at the last look and in the direction of the one before.
+def fall(looks: Sequence[Look], alpha: float) -> Fall | None:
+    """How far gold has fallen from its peak; None of fewer than three looks.
 
-    The peak is the best mean of two neighbouring looks before these: the best of many single ones is the luckiest.
+    The peak is the best mean of two neighbouring looks before the last two: the best of many single ones is the
+    luckiest. A reward that has risen since is what opens the scissors: then weaker proof is enough.
 
     Args:
         looks: in order, the first before any update.
@@ -168,20 +182,25 @@ def scissors(looks: Sequence[Look], alpha: float) -> Scissors | None:
         return None
     *earlier, last, now = looks
     peak = max(_windows(earlier), key=lambda look: mean(look.gold))
-    if not mean(last.gold) < mean(peak.gold):
-        return None
-    gold = paired_difference(now.gold, peak.gold)
-    if not (gold.difference < 0 and gold.p_value / 2 < alpha):
-        return None
-    proxy = paired_difference(now.proxy, peak.proxy)
+    gold, proxy = paired_difference(now.gold, peak.gold), paired_difference(now.proxy, peak.proxy)
+    rose = proxy.difference > 0 and proxy.p_value / 2 < ROSE
     fallen = proxy.difference < 0 and proxy.p_value / 2 < FELL
+    needed = max(alpha, JOINED) if rose else alpha
+    chance = gold.p_value / 2 if gold.difference < 0 else 1.0
     rewarded = f"{mean(peak.proxy):.3g} to {mean(now.proxy):.3g}"
     text = (
-        f"gold fell from {mean(peak.gold):.3g} around update {peak.step} to {mean(now.gold):.3g}"
-        f" (p = {gold.p_value / 2:.1g}) "
+        f"gold fell from {mean(peak.gold):.3g} around update {peak.step} to {mean(now.gold):.3g} (p = {chance:.1g}) "
         + (f"and the reward with it, from {rewarded}" if fallen else f"while the reward went from {rewarded}")
     )
-    return Scissors(not fallen, gold.p_value / 2, text)
+    certain = mean(last.gold) < mean(peak.gold) and chance < needed
+    return Fall(certain, not fallen, chance, _floor(now.gold, peak.gold, needed), text)
+
+
+def _floor(now: Sequence[float], peak: Sequence[float], alpha: float) -> float:
+    """The mean below which such a look has fallen from the peak, by Student's t."""
+    gains = np.subtract(now, peak)
+    error = float(gains.std(ddof=1)) / math.sqrt(len(gains))
+    return mean(peak) - float(stats.t.isf(alpha, len(gains) - 1)) * error
 
 
 def _windows(looks: Sequence[Look]) -> list[Look]:

@@ -190,12 +190,14 @@ class PanelGuard:
         self.latest = (step.number, self.panel.read())
         changes = self.panel.compare(self._start, self.latest[1])
         figures = {change.name: change.lost for change in changes}
+        limits = {change.name: change.tolerance for change in changes if math.isfinite(change.tolerance)}
         if lost := failed(changes):
-            return Verdict("stop", "; ".join(told(change) for change in lost), self._kept, figures)
+            return Verdict("stop", "; ".join(told(change) for change in lost), self._kept, figures, limits)
         if doubtful := [change for change in changes if change.verdict == "warn"]:
-            return Verdict("warn", "; ".join(told(change) for change in doubtful), self._kept, figures)
+            text = "; ".join(told(change) for change in doubtful)
+            return Verdict("warn", text, self._kept, figures, limits)
         self._kept = step.number
-        return Verdict(keep=self._kept, figures=figures)
+        return Verdict(keep=self._kept, figures=figures, limits=limits)
 
     def read_at(self, step: int) -> Readings:
         """The panel of the model as it is now, after that step: not read again where the last look was there."""

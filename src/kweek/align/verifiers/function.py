@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
-from kweek.align.isolation import SECONDS, Failure, Isolated
-from kweek.align.isolation_worker import Function
 from kweek.align.verifiers.verdict import failed
+from kweek.compute.isolation import SECONDS, Failure, Isolated
+from kweek.compute.isolation_worker import Function
 from kweek.errors import ConfigError
 from kweek.protocols import Score, Verifier
 

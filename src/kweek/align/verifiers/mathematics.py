@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from kweek.align.isolation import Failure, Isolated
 from kweek.align.verifiers.expression import Tree, parse
 from kweek.align.verifiers.expression_words import Unreadable
 from kweek.align.verifiers.extras import require
@@ -19,6 +18,7 @@ from kweek.align.verifiers.mathematics_worker import compare
 from kweek.align.verifiers.numbers import quantity
 from kweek.align.verifiers.reading import Reading, final_answer
 from kweek.align.verifiers.verdict import UNREADABLE, failed, judged
+from kweek.compute.isolation import Failure, Isolated
 from kweek.protocols import Score
 
 _SECONDS = 3.0  # sympy takes some milliseconds for nearly all answers

@@ -11,10 +11,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from kweek.align.isolation import Failure, Isolated
 from kweek.align.verifiers.extras import require
 from kweek.align.verifiers.json_value import NotJson, read_json
 from kweek.align.verifiers.verdict import UNREADABLE, failed, judged
+from kweek.compute.isolation import Failure, Isolated
 from kweek.protocols import Score
 
 _SECONDS = 2.0  # a schema takes milliseconds

@@ -1,7 +1,8 @@
 """Stage `expert`: sample answers, keep what is verified, learn it as if it had been demonstrated; in rounds.
 
 One round is rejection-sampled fine-tuning on a model's own traces, several are expert iteration; see
-`kweek.align.expert`. The traces that were kept lie in the artifact as chats, traces.jsonl.
+`kweek.align.expert`. The traces that were kept lie in the artifact as chats, traces.jsonl. What the stage changed and
+what it cost is measured against the model that learns: `start` where there is one, else `model`.
 """
 
 from __future__ import annotations
@@ -13,24 +14,30 @@ from statistics import fmean
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from torch import Tensor
 
 from kweek.align.environment import Environment
 from kweek.align.expert import select
+from kweek.align.guards.panel import failed, refusal
 from kweek.align.rollout import Group, Rollout
 from kweek.align.sampling import Drawing, sample
 from kweek.align.sft import ChatBatches
+from kweek.align.word_problems import WordProblems
 from kweek.data.batches import segment
 from kweek.data.packing import Source
 from kweek.engine.engine import Engine
 from kweek.engine.native import library as native
 from kweek.errors import GuardError
 from kweek.model.network import Network
+from kweek.recipe.before_after import BeforeAfter
+from kweek.recipe.changes import KINDS as CHANGES
 from kweek.recipe.context import Estimate, Role, StageContext, setting
-from kweek.recipe.materials import Mix, load, save, token_sources, validation_texts
+from kweek.recipe.materials import Mix, load, save, token_sources
+from kweek.recipe.panel import StagePanel, Tolerances
 from kweek.recipe.precision import fast_dtype, name_of
-from kweek.recipe.pretraining import documents_bits, evaluate_bits
-from kweek.recipe.tasks import TaskConfig, audited, practice, tokens_per_attempt
+from kweek.recipe.tasks import TaskConfig, audited, measured, practice, tokens_per_attempt
 from kweek.recipe.tasks import external as external_of
+from kweek.recipe.watch import write_guards
 from kweek.store import files
 from kweek.tokenize.tokenizer import Tokenizer
 from kweek.train.optimiser import LearningRates, SplitOptimiser
@@ -77,6 +84,11 @@ class Config(TaskConfig):
     replay_weight: float = setting(
         1.0, doc="weight of the replayed text against the answers", reason="as in `sft`", ge=0
     )
+    tolerance: Tolerances = setting(
+        Tolerances(),
+        doc="what may be lost of earlier abilities: bits, solved, trust; see docs/guards.md",
+        reason="as in `sft`, whose replay it has",
+    )
 
 
 def external(config: Config) -> str:
@@ -92,7 +104,7 @@ def estimate(config: Config, machine_peak: Any, inputs: Mapping[str, Any]) -> Es
     kept = KEPT_SHARE * config.prompts * config.most * config.epochs
     learnt = 6.5 * (kept * each + kept / config.batch_size * config.replay_tokens)
     flop = config.rounds * base["num_parameters"] * (sampled + learnt)
-    return Estimate(flop, 0.7 * flop / base["flop_per_second"] + 6.0, 0.8e9, dict(base))
+    return Estimate(flop, 0.7 * flop / base["flop_per_second"] + 8.0, 0.8e9, dict(base))
 
 
 def run(ctx: StageContext) -> None:
@@ -105,26 +117,58 @@ def run(ctx: StageContext) -> None:
     if current == 0:
         audited(ctx, environment, config.audit_limits)
     start = load(ctx.inputs["start"])[0].state_dict() if "start" in ctx.inputs else None
+    change, panel = _before(ctx, network, tokenizer, environment, start)
     replay = token_sources(ctx.inputs["corpus"], tokenizer, Mix(0.3, 200_000, f"replay/{ctx.seed}"))
     traces: list[Trace] = []
+    updates = 0
     for number in range(config.rounds):
         traces = _traces(ctx, number, network, tokenizer, environment)
         if start is not None:
             network.load_state_dict(start)
-        _learn(ctx, number, network, tokenizer, traces, replay)
-    bits = evaluate_bits(network, tokenizer, validation_texts(ctx.inputs["corpus"], 60_000))
+        updates += _learn(ctx, number, network, tokenizer, traces, replay)
+    change.look_by_sampling(updates)
+    change.finish()
+    readings = panel.panel.read()
+    if failed(panel.changes(readings)):
+        raise refusal(panel.tell(readings))
+    panel.finish(readings)
+    write_guards(ctx)
     save(ctx.out, network, tokenizer)
     lines = (json.dumps({"messages": t["messages"], "level": t["level"]}, ensure_ascii=False) for t in traces)
     ctx.out.write_text("traces.jsonl", "".join(f"{line}\n" for line in lines))
-    ctx.out.metrics.update(bits_per_byte=documents_bits(bits), traces=len(traces))
+    ctx.out.metrics.update(bits_per_byte=panel.documents_bits(readings), traces=len(traces))
+
+
+def _before(
+    ctx: StageContext,
+    network: Network,
+    tokenizer: Tokenizer,
+    environment: Environment,
+    start: Mapping[str, Tensor] | None,
+) -> tuple[BeforeAfter, StagePanel]:
+    """What the model that learns could before it did; the network is then again the one that samples."""
+    of, samples = "model", None
+    if start is not None:
+        of, samples = "start", {name: value.clone() for name, value in network.state_dict().items()}
+        network.load_state_dict(start)
+    change = BeforeAfter(ctx, network, tokenizer, measured(environment), of=of)
+    tasks = [WordProblems() if isinstance(environment, WordProblems) else environment]
+    panel = StagePanel(ctx, network, tokenizer, tasks, ctx.config.tolerance, of)
+    panel.before()
+    if samples is not None:
+        network.load_state_dict(samples)
+    return change, panel
 
 
 def _rewind(ctx: StageContext, current: int) -> None:
     """Keep the records of rounds whose traces are there, and of updates that the last checkpoint knows."""
+    after = CHANGES | {"divergence"}  # told when all rounds are done
     step = checkpoint_step(_state(ctx, current - 1)) if current else 0
 
     def known(record: Mapping[str, Any]) -> bool:
         number = record.get("round", 0)
+        if record["kind"] in after:
+            return False
         if record["kind"] == "train" and number == current - 1:
             return bool(record["step"] <= step)
         return bool(number < current)
@@ -199,8 +243,8 @@ def _learn(
     tokenizer: Tokenizer,
     traces: list[Trace],
     replay: list[Source],
-) -> None:
-    """Learn the traces of a round, going on from its checkpoint; a finished round is only loaded."""
+) -> int:
+    """Learn the traces of a round, going on from its checkpoint; a finished round is only loaded. How many updates."""
     config: Config = ctx.config
     rate, dtype = config.learning_rate, fast_dtype(ctx.machine_peak)
     segments = [segment(t["token_ids"], np.asarray(t["sampled"], np.float32)) for t in traces]
@@ -227,3 +271,4 @@ def _learn(
     )  # fmt: skip
     trainer.save(state, totals)
     ctx.ledger.add("sft", totals.flop, name_of(dtype), tokens=totals.num_tokens)
+    return totals.step

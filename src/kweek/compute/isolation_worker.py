@@ -1,4 +1,4 @@
-"""The process that runs a function nobody trusts: `python -m kweek.align.isolation_worker`, or a fork of its user.
+"""The process that runs a function nobody trusts: `python -m kweek.compute.isolation_worker`, or a fork of its user.
 
 First it says whether it is ready, then it answers jobs, one line of JSON each. Memory and processor time of each job
 are bounded by the kernel; it ends with its parent, also when that was killed.

@@ -22,8 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from kweek.align.isolation_worker import Function, serve
 from kweek.compute.child import start_module
+from kweek.compute.isolation_worker import Function, serve
 from kweek.errors import ConfigError
 
 SECONDS = 2.0  # a hundred times what a verifier takes, on a busy core too
@@ -96,7 +96,7 @@ class _Worker:
         return _fork(adaptor(function) if adaptor else function, self._limits)
 
     def _spawn(self, order: dict[str, Any]) -> tuple[int, IO[bytes], IO[bytes]]:
-        self._process = start_module("kweek.align.isolation_worker")
+        self._process = start_module("kweek.compute.isolation_worker")
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(OSError):  # it died at once; asking it will show
             self._process.stdin.write(json.dumps(order).encode() + b"\n")

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from kweek.align.isolation import Failure, Isolated, importable_name
+from kweek.compute.isolation import Failure, Isolated, importable_name
 
 SECONDS = 0.4
 
@@ -101,7 +101,7 @@ def test_a_fork_of_the_user_starts_workers_of_its_own():
 def test_workers_end_with_a_parent_that_was_killed():
     script = (
         "import os, sys, time\n"
-        "from kweek.align.isolation import Isolated\n"
+        "from kweek.compute.isolation import Isolated\n"
         "apart = Isolated(lambda value: os.getpid() if value else time.sleep(600), seconds=600)\n"
         "print(apart(1), flush=True)\n"
         "apart(0)\n"

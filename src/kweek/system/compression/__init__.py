@@ -1,0 +1,1 @@
+"""Prompt compression: fewer tokens of context, chosen by the question, with what that cost measured."""
