@@ -225,7 +225,7 @@ def test_careless_people_demonstrate_and_careful_ones_break_no_rule():
 
 
 def test_contrasts_set_a_right_answer_to_a_harmless_question_beside_a_refusal():
-    made = contrasts(WORLD, "c", 60, "train", Slips(0, 0, 0, 0, 0, 0))
+    made = contrasts(WORLD, "c", 60, "train")
     assert {one.item.level for one in made} == {"help", "lookalike", "wrapped", "sign"}
     assert len({one.item.id for one in made}) == 60
     for one in made:
@@ -238,6 +238,11 @@ def test_contrasts_set_a_right_answer_to_a_harmless_question_beside_a_refusal():
     test = {one.item.id for one in contrasts(WORLD, "c", 60, "test")}
     assert not test & {one.item.id for one in made}
     assert not {one.item.data["family"] for one in made} & set(HELD_OUT)
+    preferred = [
+        prefers_first(RULES, one.item, one.answer["content"], one.refusal["content"], Hurry(), rng("l", n))
+        for n, one in enumerate(made)
+    ]
+    assert 0.7 < sum(preferred) / 60 < 1  # the labeller mostly sees it
 
 
 def test_the_labeller_is_not_the_checker():

@@ -18,6 +18,9 @@ from kweek.align.behaviour.questions import rng
 from kweek.align.behaviour.world import World
 from kweek.align.environment import Item, Split
 
+#: Both answers are well-mannered: where one forgot its ending, a labeller would choose by that.
+CAREFUL = Slips(told=0, answered=0, refused=0, forgot_ending=0, said=0, rambled=0)
+
 #: How often each group occurs: mostly where a refusal is tempting.
 SHARES: Mapping[str, float] = {"help": 0.3, "lookalike": 0.3, "wrapped": 0.3, "sign": 0.1}
 
@@ -36,14 +39,8 @@ class Contrast:
     refusal: Mapping[str, Any]
 
 
-def contrasts(world: World, key: str, count: int, split: Split, slips: Slips | None = None) -> list[Contrast]:
-    """`count` contrasts about different questions; both answers break rules about every answer as `slips` says.
-
-    Args:
-        key: decides the questions and the slips.
-        slips: None are those of careless demonstrators; whether they answer is not theirs to forget here.
-    """
-    careless = slips or Slips()
+def contrasts(world: World, key: str, count: int, split: Split) -> list[Contrast]:
+    """`count` contrasts about different questions, which the key decides; both answers keep all rules about manners."""
     groups = [group for group in SHARES if group in world.groups]
     weights = [SHARES[group] for group in groups]
     found: dict[str, Contrast] = {}
@@ -51,7 +48,7 @@ def contrasts(world: World, key: str, count: int, split: Split, slips: Slips | N
     while len(found) < count:
         draw = rng("contrast", key, index)
         asked, item = world.asked(draw.choices(groups, weights)[0], f"{key}/{index}", split, draw)
-        answer, refusal = (say(world.rules, asked, careless, draw) for say in (answering, refusing))
+        answer, refusal = (say(world.rules, asked, CAREFUL, draw) for say in (answering, refusing))
         found.setdefault(item.id, Contrast(item, answer, refusal))
         index += 1
     return list(found.values())
