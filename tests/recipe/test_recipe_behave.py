@@ -218,12 +218,14 @@ def test_the_recipe_is_whole():
     }
 
 
-def test_reinforcement_by_a_reward_model_is_charged_for_its_distance_and_watched_by_gold(
-    made, reward, tmp_path
-):
-    inputs = {"model": made["sft"], "corpus": made["corpus"], "rules": made["rules"], "reward": reward[0]}
+def test_reinforcement_by_a_reward_model_is_charged_for_its_distance_and_watched_by_gold(made, tmp_path):
+    chats = {"model": made["sft"], "rules": made["rules"]}
+    # Beside two dozen sampled pairs, contrasts alone would say that a refusal is always wrong.
+    pairs, _ = small_stage.run("compare", tmp_path / "p", chats, prompts=24, held_out=12, contrasts=0)
+    reward, _ = small_stage.run("reward", tmp_path / "r", {**chats, "pairs": pairs}, batch_size=8, epochs=2)
+    inputs = {"model": made["sft"], "corpus": made["corpus"], "rules": made["rules"], "reward": reward}
     artifact, records = small_stage.run(
-        "reinforce", tmp_path, inputs, algorithm="rloo", steps=5, prompts=4, samples=4, gold_every=5
+        "reinforce", tmp_path / "rl", inputs, algorithm="rloo", steps=5, prompts=4, samples=4, gold_every=5
     )
     updates = [r for r in records if r["kind"] == "update"]
     assert len(updates) == 5 and updates[-1]["gold"] is not None
